@@ -1,0 +1,1 @@
+"""The gateway: a REST server over sandbox backends."""

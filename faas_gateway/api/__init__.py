@@ -1,0 +1,1 @@
+"""HTTP: routes, streams and errors. No backend is imported here."""

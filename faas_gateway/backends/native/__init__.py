@@ -1,0 +1,5 @@
+"""The native backend: sandboxes from Linux namespaces."""
+
+from faas_gateway.backends.native.backend import NativeBackend
+
+__all__ = ["NativeBackend"]

@@ -1,0 +1,257 @@
+"""One running sandbox on the native backend: its guest, its agents, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from abc import ABC
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import anyio
+
+from faas_gateway.backends.base import (
+    CommandRequest,
+    Ended,
+    FileEntry,
+    Limits,
+    Reply,
+    Sandbox,
+    SandboxEnded,
+    Sink,
+    Usage,
+)
+from faas_gateway.backends.native.agents import AgentGone, Agents, Script
+from faas_gateway.backends.native.launcher.cgroups import Group
+from faas_gateway.backends.native.link import Launcher, LauncherGone
+
+CLOSE_S = 15.0
+STATUS_S = 1.0
+_SIGNAL_PROCESS_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+
+
+class NativeSandbox(Sandbox, ABC):
+    """What a Python and a shell sandbox share: processes, agents, accounting, and how it ends."""
+
+    def __init__(
+        self,
+        box: str,
+        launcher: Launcher,
+        agents: Agents,
+        limits: Limits,
+        group: Group | None,
+        enforcement: Mapping[str, str],
+        degraded: Sequence[str],
+        init_pidfd: int,
+        on_closed: Callable[[], None],
+    ) -> None:
+        self.id = box
+        self.limits = limits
+        self.enforcement = enforcement
+        self.degraded = degraded
+        self.group = group
+        self.busy = 0
+        self.writes_blocked = False
+        self._launcher = launcher
+        self._agents = agents
+        self._init_pidfd = init_pidfd
+        self._on_closed = on_closed
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Ended] = self._loop.create_future()
+        self._doom: Ended | None = None
+        self._commands: set[anyio.Event] = set()
+        self._closing: asyncio.Future[None] | None = None
+        self._loop.add_reader(init_pidfd, self._init_exited)
+
+    # ---- the end ----------------------------------------------------------------------------------------
+    def _init_exited(self) -> None:
+        self._loop.remove_reader(self._init_pidfd)
+        self.finish(self._doom or self.cause(None))
+
+    def cause(self, status: int | None) -> Ended:
+        """Why the sandbox died, from what the kernel tells: the cgroup's OOM count, the guest's exit status."""
+        if self.group is not None and self.group.oom_kills():
+            return out_of_memory(self.limits)
+        return how_it_died(status)
+
+    def finish(self, ended: Ended) -> None:
+        """Record the end, once, and fail what waits."""
+        if not self._ended.done():
+            self._ended.set_result(ended)
+            self._kill_processes()
+            self.on_end(ended)
+
+    def on_end(self, ended: Ended) -> None:
+        """For subclasses: fail what waits for the guest."""
+
+    def _kill_processes(self) -> None:
+        if self._init_pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    async def wait(self) -> Ended:
+        return await asyncio.shield(self._ended)
+
+    async def kill(self, ended: Ended) -> None:
+        if not self._ended.done():
+            self._doom = ended
+            self.finish(ended)
+
+    def lost(self) -> None:
+        """The launcher has gone: the kernel has ended everything below it."""
+        self.finish(Ended("lost", "the process that holds the sandboxes has ended", "Open a new session."))
+
+    async def aclose(self) -> None:
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        self._closing = self._loop.create_future()
+        try:
+            with anyio.CancelScope(shield=True):
+                self.finish(Ended("closed", "it was closed"))
+                try:
+                    (await self._launcher.call("close", CLOSE_S, box=self.id)).close()
+                except LauncherGone:
+                    pass
+        finally:
+            self.close_descriptors()
+            self._closing.set_result(None)
+            self._on_closed()
+
+    def close_descriptors(self) -> None:
+        if self._init_pidfd >= 0:
+            self._loop.remove_reader(self._init_pidfd)
+            os.close(self._init_pidfd)
+            self._init_pidfd = -1
+
+    def check(self) -> None:
+        if self._ended.done():
+            raise SandboxEnded(self._ended.result())
+
+    async def gone(self, error: AgentGone) -> SandboxEnded | AgentGone:
+        """What an agent's sudden end means: the sandbox's, if that follows at once."""
+        with anyio.move_on_after(STATUS_S):
+            return SandboxEnded(await self.wait())
+        return error
+
+    # ---- commands and files -----------------------------------------------------------------------------
+    async def run(self, request: CommandRequest, sink: Sink) -> Reply:
+        return await self.run_script(request, sink, None)
+
+    async def run_script(self, request: CommandRequest, sink: Sink, script: Script | None) -> Reply:
+        """Run a command beside which a script lies."""
+        self.check()
+        interrupted = anyio.Event()
+        self._commands.add(interrupted)
+        self.busy += 1
+        try:
+            return await self._agents.run(request, sink, interrupted, script)
+        except AgentGone as e:
+            raise await self.gone(e) from None
+        finally:
+            self.busy -= 1
+            self._commands.discard(interrupted)
+
+    async def interrupt(self) -> None:
+        for event in self._commands:
+            event.set()
+
+    async def usage(self) -> Usage:
+        """From the cgroup where there is one; the rest counted by an agent."""
+        self.check()
+        try:
+            counted = await self.count(2.0)
+        except AgentGone as e:
+            raise await self.gone(e) from None
+        return self.merged(counted)
+
+    async def count(self, walk_s: float) -> dict[str, Any]:
+        """What an agent counts; it also takes or gives back the right to write, by the disk limit."""
+        return await self._agents.usage(walk_s, self.limits.disk_bytes)
+
+    def merged(self, counted: Mapping[str, Any]) -> Usage:
+        group = self.group
+        memory = group.memory_bytes() if group is not None else None
+        cpu = group.cpu_s() if group is not None else None
+        return Usage(
+            cpu_time_s=float(counted.get("cpu", 0.0)) if cpu is None else cpu,
+            memory_bytes=int(counted.get("memory", 0)) if memory is None else memory,
+            disk_bytes=int(counted.get("disk", 0)),
+            processes=int(counted.get("processes", 0)),
+        )
+
+    async def list_files(self, path: str) -> list[FileEntry]:
+        return await self._entries("list", path)
+
+    async def stat_file(self, path: str) -> FileEntry:
+        return (await self._entries("stat", path))[0]
+
+    async def _entries(self, op: str, path: str) -> list[FileEntry]:
+        self.check()
+        try:
+            return await self._agents.entries(op, path)
+        except AgentGone as e:
+            raise await self.gone(e) from None
+
+    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+        self.check()
+        try:
+            async for chunk in self._agents.read(path):
+                yield chunk
+        except AgentGone as e:
+            raise await self.gone(e) from None
+
+    async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, untar: bool = False) -> None:
+        self.check()
+        try:
+            await self._agents.write(path, chunks, untar=untar)
+        except AgentGone as e:
+            raise await self.gone(e) from None
+
+    async def delete_file(self, path: str) -> None:
+        self.check()
+        try:
+            await self._agents.delete(path)
+        except AgentGone as e:
+            raise await self.gone(e) from None
+
+
+def out_of_memory(limits: Limits) -> Ended:
+    limit = f"{limits.memory_bytes >> 20} MB" if limits.memory_bytes else "the machine's memory"
+    return Ended(
+        "oom",
+        f"the sandbox went over its memory limit ({limit})",
+        "Use less memory, or open one with a higher limit.",
+    )
+
+
+def how_it_died(status: int | None) -> Ended:
+    if status is None or status == -signal.SIGKILL:
+        return Ended("died", "the interpreter was killed", "Start a new session; its variables are gone.")
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return Ended("died", f"the interpreter crashed ({name})", "Start a new session; its variables are gone.")
+    return Ended(
+        "died",
+        f"the code ended its own interpreter (exit status {status})",
+        "Start a new session; its variables are gone.",
+    )
+
+
+def signal_group(pidfd: int, number: int) -> None:
+    """Send a signal to a process's group, as a terminal does; to the process alone before Linux 6.9."""
+    import ctypes
+    import errno
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(424), pidfd, number, None, _SIGNAL_PROCESS_GROUP) < 0:
+        if ctypes.get_errno() == errno.EINVAL:
+            signal.pidfd_send_signal(pidfd, number)
+        elif ctypes.get_errno() != errno.ESRCH:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "pidfd_send_signal")

@@ -1,0 +1,50 @@
+"""A sandbox whose code is shell: each request is a fresh `sh` that takes over where the last one stopped.
+
+Working directory and variables are kept in a file between requests (every variable is exported, `set -a`), so there is no
+process to lose, `exit` ends one request only, and the state is plain text that a snapshot can carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from faas_gateway.backends.base import CodeRequest, CommandRequest, NotTransferable, Reply, Sink
+from faas_gateway.backends.native.agents import Script
+from faas_gateway.backends.native.session import NativeSandbox
+
+_STATE = "/run/faas/state.sh"
+# builtins only: a fork each would double the time of a short command. The agent puts STATE.new in its place.
+_RUNNER = f"""
+[ -r {_STATE} ] && . {_STATE} && cd -- "$__faas_folder"
+__faas_save() {{
+  __faas_status=$?
+  __faas_folder=$PWD
+  {{ export -p; printf 'umask '; umask; printf '%s\\n' '# whole'; }} >{_STATE}.new 2>/dev/null
+  return $__faas_status
+}}
+trap __faas_save EXIT
+set -a
+. "$0"
+"""
+
+
+class ShellSandbox(NativeSandbox):
+    async def execute(self, request: CodeRequest, sink: Sink) -> Reply:
+        cell = f"/run/faas/cell-{request.id[:64]}"
+        command = CommandRequest(request.id, ("/bin/sh", "-c", _RUNNER, cell))
+        reply = await self.run_script(command, sink, Script(cell, request.code + "\n", _STATE))
+        if self.writes_blocked and reply.status == "error":
+            return replace(reply, code="disk_full", hint="The sandbox's disk limit is reached: delete files first.")
+        return reply
+
+    async def list_variables(self) -> list[dict[str, Any]]:
+        raise NotTransferable("a shell session has no Python variables; use files")
+
+    async def pull_variable(self, name: str) -> AsyncIterator[bytes]:
+        raise NotTransferable("a shell session has no Python variables; use files")
+        yield b""
+
+    async def push_variable(self, name: str, chunks: AsyncIterator[bytes]) -> None:
+        raise NotTransferable("a shell session has no Python variables; use files")

@@ -1,0 +1,55 @@
+"""Frames on a stream socket between the gateway and what runs in a sandbox: lengths, JSON, bytes.
+
+    u32 length of the JSON, u32 length of the bytes, JSON, bytes          (little endian)
+
+Standard library only: the guests and the agents use it too.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+HEADER = struct.Struct("<II")
+JSON_LIMIT_BYTES = 64 << 20
+BODY_LIMIT_BYTES = 64 << 20
+CHUNK_BYTES = 256 << 10
+
+
+def pack(message: dict[str, Any], body: bytes | memoryview = b"") -> bytes:
+    data = json.dumps(message).encode()
+    return HEADER.pack(len(data), len(body)) + data + bytes(body)
+
+
+def send(sock: socket.socket, message: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    sock.sendall(pack(message, body))
+
+
+def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame of a blocking socket; None at end of file. Raises ValueError for a frame over the limits."""
+    header = _exactly(sock, HEADER.size)
+    if header is None:
+        return None
+    json_length, body_length = HEADER.unpack(header)
+    if json_length > JSON_LIMIT_BYTES or body_length > BODY_LIMIT_BYTES:
+        raise ValueError("frame too large")
+    data = _exactly(sock, json_length)
+    body = _exactly(sock, body_length) if body_length else b""
+    if data is None or body is None:
+        return None
+    return json.loads(data), body
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes | None:
+    try:
+        data = sock.recv(size, socket.MSG_WAITALL)
+        while data and len(data) < size:  # a signal may cut MSG_WAITALL short
+            more = sock.recv(size - len(data), socket.MSG_WAITALL)
+            if not more:
+                return None
+            data += more
+    except ConnectionResetError:
+        return None
+    return data if len(data) == size else None

@@ -1,0 +1,204 @@
+"""A session's life: requests come on the channel one at a time, run on the one thread, and are answered.
+
+Requests run inside a running asyncio loop, as in a local kernel: top-level await, create_task and tasks that go on
+between two cells all work. SIGINT interrupts user code only; at any other time it is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from . import framing, variables
+from .shell import ChannelSession, Kernel
+from .streams import Standard
+
+_SHOWN = {
+    *("display_data", "execute_result", "update_display_data", "clear_output", "error"),
+    *("comm_open", "comm_msg", "comm_close", "stream"),
+}
+
+
+class Session:
+    """One sandbox's interpreter, from the fork to the end of its channel."""
+
+    def __init__(self, kernel: Kernel, channel: socket.socket, standard: Standard) -> None:
+        self._kernel = kernel
+        self._channel = channel
+        self._standard = standard
+        self._sequence = 0
+        self._pid = os.getpid()
+        session = kernel.session
+        assert isinstance(session, ChannelSession)
+        session.emit = self._emit
+        session.session = os.urandom(8).hex()
+        session.pid = self._pid
+
+    def run(self) -> None:
+        """Serve until the channel ends; then the process does."""
+        signal.signal(signal.SIGINT, _ignore)
+        while True:
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            task = loop.create_task(self._serve())
+            while not loop.is_closed():
+                try:
+                    loop.run_until_complete(task)
+                except RuntimeError:
+                    continue  # code has stopped the loop: run on; has closed it: make another
+                except KeyboardInterrupt:
+                    continue
+                if task.done():
+                    os._exit(0)
+
+    async def _serve(self) -> None:
+        from tornado.ioloop import IOLoop
+
+        self._kernel.io_loop = IOLoop.current()
+        loop = asyncio.get_running_loop()
+        while True:
+            readable = loop.create_future()
+            loop.add_reader(self._channel, _resolve, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._channel)
+            frame = framing.receive(self._channel)
+            if frame is None:
+                os._exit(0)
+            await self._handle(*frame)
+            if os.getpid() != self._pid:
+                os._exit(0)  # a child that code has forked and that came to the end of the cell
+
+    async def _handle(self, m: dict[str, Any], body: bytes) -> None:
+        kind = m["type"]
+        if kind == "init":
+            os.environ.update(m["env"])
+        elif kind == "execute":
+            reply = await self._execute(m)
+            self._send({"type": "reply", "id": m["id"], **reply})
+        else:
+            self._answer(kind, m)
+
+    def _answer(self, kind: str, m: dict[str, Any]) -> None:
+        """The requests that run none of the user's code of their own; they can be interrupted all the same."""
+        namespace = self._kernel.shell.user_ns
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            if kind == "variables":
+                reply: dict[str, Any] = {"variables": variables.listing(namespace, self._kernel.shell.user_ns_hidden)}
+            elif kind == "pull":
+                for chunk in variables.encoded(namespace, m["name"]):
+                    framing.send(self._channel, {"type": "chunk"}, chunk)
+                reply = {}
+            elif kind == "push":
+                namespace[m["name"]] = variables.decoded(self._chunks())
+                reply = {}
+            else:
+                reply = {"problem": "unknown_request", "detail": f"the guest knows no {kind!r}"}
+        except variables.VariableProblem as e:
+            reply = {"problem": e.code, "detail": str(e)}
+        except KeyboardInterrupt:
+            reply = {"problem": "not_transferable", "detail": "interrupted"}
+        except Exception as e:  # noqa: BLE001 - the session's own objects run here: their __repr__ may raise anything
+            reply = {"problem": "not_transferable", "detail": f"{type(e).__name__}: {e}"}
+        finally:
+            signal.signal(signal.SIGINT, _ignore)
+        self._send({"type": "reply", "id": m["id"], **reply})
+
+    def _chunks(self) -> list[bytes]:
+        """The bodies up to the frame that ends them; all are read even if the value turns out to be unusable."""
+        found: list[bytes] = []
+        while True:
+            frame = framing.receive(self._channel)
+            if frame is None:
+                os._exit(0)
+            if frame[0]["type"] == "end":
+                return found
+            found.append(frame[1])
+
+    async def _execute(self, m: dict[str, Any]) -> dict[str, Any]:
+        kernel, code = self._kernel, m["code"]
+        shell = kernel.shell
+        if m.get("execution_count"):
+            shell.execution_count = m["execution_count"]
+        if m.get("magic_line") and not code.lstrip().startswith("%%"):
+            code = f"# {m['magic_line']}\n{code}"  # the first line of the cell: line numbers are then the notebook's
+        parent = kernel.session.msg("execute_request", {"code": code})
+        kernel.set_parent([b"gateway"], parent, channel="shell")
+        self._standard.restore()
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            reply = await kernel.do_execute(code, False, store_history=True, allow_stdin=False)
+        except KeyboardInterrupt as e:
+            reply = {
+                "status": "error",
+                "ename": "KeyboardInterrupt",
+                "evalue": str(e),
+                "traceback": ["KeyboardInterrupt"],
+            }
+        except asyncio.CancelledError as e:
+            reply = {
+                "status": "error",
+                "ename": "CancelledError",
+                "evalue": str(e),
+                "traceback": ["CancelledError"],
+            }
+        finally:
+            signal.signal(signal.SIGINT, _ignore)
+        shell.exit_now = False
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # code has closed or replaced it
+        wanted = ("status", "ename", "evalue", "traceback", "execution_count")
+        return {key: reply[key] for key in wanted if key in reply}
+
+    def _emit(self, msg: dict[str, Any], buffers: list[bytes]) -> None:
+        kind = msg["header"]["msg_type"]
+        if kind not in _SHOWN or os.getpid() != self._pid:
+            return
+        message: dict[str, Any] = {
+            "type": "message",
+            "msg_type": kind,
+            "content": msg["content"],
+            "metadata": msg["metadata"],
+        }
+        self._send(message | {"sizes": [len(b) for b in buffers]}, b"".join(buffers))
+
+    def _send(self, message: dict[str, Any], body: bytes = b"") -> None:
+        """Marks into the pipes first, then the frame: the reader finds both, in that order."""
+        self._sequence += 1
+        self._standard.mark(self._sequence)
+        message["seq"] = self._sequence
+        try:
+            data = json.dumps(message, allow_nan=False, default=str).encode()
+        except ValueError:
+            data = json.dumps(_finite(message), default=str).encode()
+        self._channel.sendall(framing.HEADER.pack(len(data), len(body)) + data + body)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _ignore(*_args: object) -> None:
+    """SIGINT outside user code."""
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: Jupyter's own cleaning writes them as text."""
+    if isinstance(value, float):
+        return value if value - value == 0 else repr(value)
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}  # type: ignore[misc]
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]  # type: ignore[misc]
+    return value

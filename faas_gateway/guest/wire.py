@@ -1,0 +1,79 @@
+"""Messages with descriptors between the gateway, the launcher, the inits and the warm guests.
+
+One SOCK_SEQPACKET datagram a message: JSON and SCM_RIGHTS. These peers are ours, but a datagram from inside a sandbox is
+bounded all the same. Standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+MESSAGE_LIMIT_BYTES = 128 << 10
+_MAX_FDS = 64
+_CRED = struct.Struct("3i")
+
+Message = dict[str, Any]
+
+
+def pair(*, credentials: bool = False) -> tuple[socket.socket, socket.socket]:
+    """A connected pair; with credentials the first end learns the sender's pid as it sees it itself."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if credentials:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return near, far
+
+
+def send(sock: socket.socket, message: Message, fds: list[int] | None = None) -> None:
+    """Send one message; raises OSError when the peer is gone or, on a non-blocking socket, its queue is full."""
+    data = json.dumps(message).encode()
+    if len(data) > MESSAGE_LIMIT_BYTES:
+        raise ValueError("message too large")
+    if fds:
+        socket.send_fds(sock, [data], fds)
+    else:
+        sock.send(data)
+
+
+class Received:
+    """One message with what came along; `message` is None at end of file. Descriptors not taken are closed."""
+
+    def __init__(self, message: Message | None, fds: list[int], pid: int) -> None:
+        self.message = message
+        self.fds = fds
+        self.pid = pid
+
+    def take(self, count: int | None = None) -> list[int]:
+        """The first descriptors, owned by the caller from now on."""
+        count = len(self.fds) if count is None else count
+        taken, self.fds = self.fds[:count], self.fds[count:]
+        return taken
+
+    def close(self) -> None:
+        for fd in self.take():
+            os.close(fd)
+
+
+def receive(sock: socket.socket) -> Received:
+    """The next message. ECONNRESET counts as end of file: the peer went with our messages unread."""
+    try:
+        data, ancillary, _flags, _address = sock.recvmsg(
+            MESSAGE_LIMIT_BYTES,
+            socket.CMSG_SPACE(_MAX_FDS * 4) + socket.CMSG_SPACE(_CRED.size),
+            socket.MSG_CMSG_CLOEXEC,
+        )
+    except ConnectionResetError:
+        data, ancillary = b"", []
+    fds, pid = array.array("i"), 0
+    for level, kind, value in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
+        elif kind == socket.SCM_CREDENTIALS:
+            pid = _CRED.unpack(value)[0]
+    return Received(json.loads(data) if data else None, list(fds), pid)

@@ -1,0 +1,206 @@
+"""One request: its wait for its turn, its run in the sandbox, its limits, and the result that comes of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Literal
+
+import anyio
+from faas.types import ExecutionResult
+
+from faas_gateway.backends.base import Ended, Reply, Sandbox, SandboxEnded, Sink
+from faas_gateway.managers import outcomes
+from faas_gateway.managers.eventlog import EventLog
+from faas_gateway.managers.messages import encode_json
+from faas_gateway.managers.outcomes import Cause, Outcome
+from faas_gateway.managers.output import Output
+from faas_gateway.managers.results import ResultBuilder
+from faas_gateway.managers.turns import Turn
+from faas_gateway.settings import MIB, Settings
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[Sink], Awaitable[Reply]]
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+class Request:
+    """Code, or a command, that runs in an execution whether or not somebody listens.
+
+    Args:
+        request_id: unique in its execution.
+        execution_id: of the execution.
+        kind: `code` is stopped by an interrupt, a `command` by ending it.
+        sandbox: where it runs.
+        settings: grace, and what is kept of the output.
+        output_mb: its output limit, MiB.
+        timeout_s: its wall time from the moment it runs, seconds; None for no limit.
+        notes: for its result.
+        spawn: starts a task that lives no longer than the execution.
+        ended: how the execution ended, once it has.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        execution_id: str,
+        *,
+        kind: Literal["code", "command"],
+        sandbox: Sandbox,
+        settings: Settings,
+        output_mb: int,
+        timeout_s: float | None,
+        notes: Sequence[str],
+        spawn: Spawn,
+        ended: Callable[[], Ended | None],
+    ) -> None:
+        self.id = request_id
+        self.execution_id = execution_id
+        self.log = EventLog(settings.spool_dir, settings.log_memory_bytes)
+        self.done = anyio.Event()
+        self.started_at: float | None = None
+        """Seconds since the epoch, once it runs."""
+        self.result: ExecutionResult | None = None
+        self._kind = kind
+        self._sandbox = sandbox
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._notes = list(notes)
+        self._spawn = spawn
+        self._ended = ended
+        self._scope = anyio.CancelScope()
+        self._clock = 0.0
+        self._running = False
+        self._interrupted = False
+        self._cause: Cause | None = None
+        self._why = ""
+        self._built = ResultBuilder(text_bytes=settings.result_text_bytes, outputs_bytes=settings.result_outputs_bytes)
+        self._output = Output(
+            self.log,
+            self._built,
+            limit_bytes=output_mb * MIB,
+            message_bytes=settings.message_bytes,
+            on_overflow=self._overflowed,
+        )
+        self.log.append("accepted", encode_json({"request_id": self.id, "execution_id": self.execution_id}))
+
+    async def run(self, call: Call, turn: Turn | None) -> None:
+        """Wait for the turn, run, and leave the result; returns when that is done. Never raises.
+
+        Args:
+            call: the sandbox's method, bound to what it shall do.
+            turn: the place in the queue; None for what does not queue.
+        """
+        outcome: Outcome | None = None
+        try:
+            with self._scope:
+                if turn is not None:
+                    await turn.wait()
+                outcome = self._cancelled() if self._interrupted else await self._run(call)
+            if self._scope.cancelled_caught:
+                outcome = self._cancelled()
+        except Exception:
+            log.exception("request %s failed in the gateway", self.id)
+            ended = Ended("lost", "the gateway failed while it ran this; its log has the reason")
+            outcome = outcomes.from_ended(ended, cause=None, why="")
+        finally:
+            if outcome is None:  # cancelled from outside: the execution is over
+                ended = self._ended() or Ended("lost", "the gateway stopped while it ran")
+                outcome = outcomes.from_ended(ended, cause=self._cause, why=self._why)
+            self._finish(outcome)
+            if turn is not None:
+                turn.leave()
+
+    async def interrupt(self) -> None:
+        """Ask it to stop: SIGINT for code that runs, the end for a command, no start for what waits. Idempotent."""
+        if self.done.is_set():
+            return
+        self._interrupted = True
+        if self.started_at is None or self._kind == "command":
+            self._scope.cancel()
+        else:
+            await self._send_interrupt()
+
+    async def wait(self, seconds: float) -> ExecutionResult | None:
+        """The result, or None when it is not there within the time, seconds."""
+        if seconds > 0 and self.result is None:
+            with anyio.move_on_after(seconds):
+                await self.done.wait()
+        return self.result
+
+    async def _run(self, call: Call) -> Outcome:
+        self.started_at, self._clock = time.time(), time.monotonic()
+        if self._timeout_s is not None:
+            self._spawn(self._watch_time)
+        self._running = True
+        try:
+            reply = await call(self._output)
+        except SandboxEnded as exc:
+            return outcomes.from_ended(exc.ended, cause=self._cause, why=self._why)
+        finally:
+            self._running = False
+            self._output.finish()
+        return outcomes.from_reply(reply, cause=self._cause, why=self._why, interrupted=self._interrupted)
+
+    def _cancelled(self) -> Outcome:
+        if self._cause is not None:
+            return outcomes.stopped_command(self._cause, self._why)
+        if self.started_at is None:
+            return outcomes.cancelled("interrupted before it started")
+        return outcomes.cancelled("interrupted")
+
+    async def _watch_time(self) -> None:
+        assert self._timeout_s is not None
+        with anyio.move_on_after(self._timeout_s):
+            await self.done.wait()
+        if self._running and self._cause is None:
+            self._cause, self._why = "timeout", f"it ran longer than its timeout of {self._timeout_s:g} s"
+            await self._stop()
+
+    def _overflowed(self, reason: str) -> None:
+        if self._cause is None:
+            self._cause, self._why = "output", reason
+            if self._running:
+                self._spawn(self._stop)
+
+    async def _stop(self) -> None:
+        """Interrupt it; if that does not help within the grace, kill its sandbox."""
+        if not self._running:
+            return
+        if self._kind == "command":
+            self._scope.cancel()
+            return
+        await self._send_interrupt()
+        with anyio.move_on_after(self._settings.grace_s):
+            await self.done.wait()
+        if not self.done.is_set():
+            reason = f"{self._why}, and it did not react to the interrupt"
+            await self._sandbox.kill(Ended("killed", reason, "Open a new execution."))
+
+    async def _send_interrupt(self) -> None:
+        with anyio.move_on_after(self._settings.grace_s):
+            await self._sandbox.interrupt()
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._output.finish()
+        duration = time.monotonic() - self._clock if self.started_at is not None else 0.0
+        self.result = ExecutionResult(
+            request_id=self.id,
+            execution_id=self.execution_id,
+            status=outcome.status,
+            stdout=self._built.stdout,
+            stderr=self._built.stderr,
+            exit_code=outcome.exit_code,
+            duration=duration,
+            truncated=self._built.truncated,
+            outputs=self._built.outputs,
+            error=outcome.error,
+            execution_count=outcome.execution_count,
+            notes=self._notes + self._built.notes(),
+        )
+        slim: dict[str, Any] = {"stdout": "", "stderr": "", "outputs": []}
+        self.log.append("result", self.result.model_copy(update=slim).model_dump_json().encode(), last=True)
+        self.log.close()
+        self.done.set()

@@ -1,0 +1,66 @@
+"""Code and commands that have a sandbox of their own, for once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from faas import _calls
+from faas._async import _io
+from faas._async.execution import Execution
+from faas._async.stream import OutputStream
+from faas._async.transport import Transport
+from faas._http import lost_error
+from faas.errors import ConnectionLostError
+from faas.types import ExecutionResult
+
+__all__ = ["CommandStream", "execute_once"]
+
+_CLOSE_DEADLINE_S = 10.0
+
+
+async def execute_once(transport: Transport, **fields: Any) -> ExecutionResult:
+    """Create, run, destroy. A caller that is cancelled drops the connection, which ends the sandbox."""
+    request_id = _calls.new_request_id()
+    call = _calls.one_shot(stream=False, request_id=request_id, **fields)
+    try:
+        return _calls.parse(ExecutionResult, await transport.request(call))
+    except ConnectionLostError as error:
+        raise lost_error(transport.config, request_id, error) from error
+
+
+class CommandStream(OutputStream):
+    """The output of a command with an execution of its own, opened at the first step, closed at the end."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        create: Callable[[], Awaitable[Execution]],
+        command: Sequence[str],
+        timeout: float,
+    ) -> None:
+        super().__init__(transport, None, _calls.new_request_id(), None)
+        self._create = create
+        self._command = list(command)
+        self._timeout = timeout
+        self._execution: Execution | None = None
+
+    async def _begin(self) -> _calls.Call:
+        if self._execution is None:
+            self._execution = await self._create()
+            self._execution_id = self._execution.id
+        return _calls.run(
+            self._execution.id,
+            stream=True,
+            command=self._command,
+            timeout=self._timeout,
+            request_id=self.request_id,
+        )
+
+    async def aclose(self) -> None:
+        """End the command and its sandbox. Idempotent."""
+        try:
+            await super().aclose()
+        finally:
+            if self._execution is not None:
+                await _io.shielded(_CLOSE_DEADLINE_S, self._execution.close)
