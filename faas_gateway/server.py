@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import anyio
 import uvicorn
-from starlette.types import ASGIApp
 from faas import _paths
 from faas.errors import FaaSError
+from starlette.types import ASGIApp
 
 from faas_gateway import logs
 from faas_gateway.activity import Activity

@@ -39,9 +39,7 @@ def unload_ipython_extension(ipython: Any) -> None:
     for kind in ("line", "cell"):
         ipython.magics_manager.magics[kind].pop("faas", None)
     matchers = ipython.Completer.custom_matchers
-    matchers[:] = [
-        matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != IDENTIFIER
-    ]
+    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != IDENTIFIER]
     atexit.unregister(magics.sessions.close_at_exit)
     if magics.sessions.close():
         note("the session of this notebook was closed, its variables and files are gone")

@@ -40,9 +40,7 @@ def make_matcher(shell: Any, sessions: Sessions) -> Callable[[CompletionContext]
         if not _LINE.match(before):
             return SimpleMatcherResult(completions=[], suppress=False)
         body = context.full_text.split("\n", context.cursor_line + 1)[context.cursor_line + 1 :]
-        fragment, kind, words = complete_line(
-            before, "".join(body), shell.user_ns, shell.user_ns_hidden, sessions
-        )
+        fragment, kind, words = complete_line(before, "".join(body), shell.user_ns, shell.user_ns_hidden, sessions)
         return SimpleMatcherResult(
             completions=[SimpleCompletion(word, type=kind) for word in words],
             matched_fragment=fragment,

@@ -70,7 +70,7 @@ class TransferError(MagicError):
     """A variable named by --in or --out cannot travel."""
 
 
-class Interrupted(MagicError):  # noqa: N818 - it is what happened, as notebooks show it
+class Interrupted(MagicError):
     """The user pressed stop."""
 
 
@@ -102,9 +102,7 @@ def cell_failure(error: CodeError, more: str = "") -> MagicError:
     if error.code in ("exception", "cancelled") and (error.traceback or error.ename):
         ename = _class_name(error.ename, "RemoteError")
         return _subclass(ename, RemoteError)(error.ename or ename, error.evalue, list(error.traceback))
-    name, default = _CAUSES.get(
-        error.code, (_class_name(error.code.title().replace("_", ""), "CellError"), "")
-    )
+    name, default = _CAUSES.get(error.code, (_class_name(error.code.title().replace("_", ""), "CellError"), ""))
     failure = _subclass(name, CellError)(
         sentence(error.evalue or default or f"the code failed: {error.code}", error.hint, more)
     )

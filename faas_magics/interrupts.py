@@ -42,7 +42,8 @@ class Interrupts:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
+            # None is a handler that is not Python's: it cannot be put back from here.
+            signal.signal(signal.SIGINT, self._previous or signal.SIG_DFL)
             self._installed = False
         if self._pending and exc is None:
             self._pending = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
@@ -44,7 +45,9 @@ class FaaSMagics(Magics):
         """Run a cell in a sandbox: `%%faas [options]` on its first line. `%faas` alone shows the session.
 
         Variables and files stay from cell to cell of a session. Output, figures and errors show as in a
-        local cell; the stop button interrupts the code and keeps the session.
+        local cell; the stop button interrupts the code and keeps the session. Options that are not given
+        are those of the open session. When a session has ended, the cell that finds it so fails and says
+        why; the next one starts a new session and says that it is new.
         """
         failure: BaseException
         try:
@@ -85,15 +88,17 @@ class FaaSMagics(Magics):
                 session = self.sessions.acquire(options, interrupts)
                 self._push(session, {name: names[name] for name in options.inputs}, interrupts)
                 shown = self._execute(session, options, code, magic_line, interrupts)
-                self._pull(session, options.outputs, interrupts)
+                try:
+                    self._pull(session, options.outputs, interrupts)
+                except BaseException:
+                    if shown is not None:  # the code did run, and this is what it gave
+                        sys.displayhook(shown)
+                    raise
             except (ExecutionEndedError, UnknownExecutionError) as exc:
                 raise self._found_ended(session, exc, interrupts) from exc
             except TransportError as exc:
                 if session is not None:
-                    session.doubtful = True
-                    raise SessionError(
-                        sentence(str(exc), f"whether {session} still lives is asked before the next cell")
-                    ) from exc
+                    session.doubtful = True  # whether it lives on is asked before the next cell
                 raise SessionError(str(exc)) from exc
             except FaaSError as exc:
                 raise SessionError(str(exc)) from exc
@@ -172,9 +177,7 @@ class FaaSMagics(Magics):
             code="exception", ename="Error", evalue=f"the cell ended: {result.status}", hint=""
         )
         if not error.traceback and renderer.error and error.code in ("exception", "cancelled"):
-            error = error.model_copy(
-                update={"traceback": [str(x) for x in renderer.error.get("traceback", ())]}
-            )
+            error = error.model_copy(update={"traceback": [str(x) for x in renderer.error.get("traceback", ())]})
         if error.code not in _HARMLESS:
             try:
                 interrupts.wait(session.examine)
@@ -190,9 +193,7 @@ class FaaSMagics(Magics):
         else:
             after = f"session '{session.name}' goes on with its variables and files"
         if error.code == "timeout" and options.timeout is not None and not error.evalue:
-            error = error.model_copy(
-                update={"evalue": f"the code ran longer than --timeout {options.timeout:g} s"}
-            )
+            error = error.model_copy(update={"evalue": f"the code ran longer than --timeout {options.timeout:g} s"})
         failure = cell_failure(error, after)
         if isinstance(failure, RemoteError) and session.ended:
             note(after)
@@ -220,14 +221,10 @@ class FaaSMagics(Magics):
             except (NotTransferableError, TooLargeError) as exc:
                 kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
                 raise TransferError(
-                    sentence(
-                        f"--in {name} ({kind}) cannot be copied into the session", str(exc), "nothing was run"
-                    )
+                    sentence(f"--in {name} ({kind}) cannot be copied into the session", str(exc), "nothing was run")
                 ) from exc
             except KeyboardInterrupt:
-                raise Interrupted(
-                    f"stopped while {name} was copied into the session; the cell was not run"
-                ) from None
+                raise Interrupted(f"stopped while {name} was copied into the session; the cell was not run") from None
 
     def _pull(self, session: Session, wanted: tuple[str, ...], interrupts: Interrupts) -> None:
         from faas.errors import NotTransferableError, TooLargeError, UnknownVariableError
@@ -238,9 +235,7 @@ class FaaSMagics(Magics):
             except UnknownVariableError:
                 raise TransferError(f"--out {name}: the session has no variable {name!r}") from None
             except (NotTransferableError, TooLargeError) as exc:
-                raise TransferError(
-                    sentence(f"--out {name} cannot be copied into the notebook", str(exc))
-                ) from exc
+                raise TransferError(sentence(f"--out {name} cannot be copied into the notebook", str(exc))) from exc
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"stopped while {name} was copied into the notebook; the cell itself has run"

@@ -163,10 +163,8 @@ def cell_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if option.metavar is None:
             function = decorate(option.flag, action="store_true", help=option.help)(function)
         else:
-            function = decorate(option.flag, metavar=option.metavar, dest=option.dest, help=option.help)(
-                function
-            )
-    finish: Any = magic_arguments()
+            function = decorate(option.flag, metavar=option.metavar, dest=option.dest, help=option.help)(function)
+    finish: Any = magic_arguments("%faas")
     return finish(function)
 
 

@@ -75,9 +75,7 @@ def _rows(session: Session, interrupts: Interrupts) -> list[Row]:
     elif session.ended:
         status = [f"{_WARN}ended: it {session.ended}", f"{_GONE}; the next cell starts a new one"]
     else:
-        status = [
-            f"{info.status}, open for {_age(info.created_at)}, {_count(info.usage.requests, 'cell')} run"
-        ]
+        status = [f"{info.status}, open for {_age(info.created_at)}, {_count(info.usage.requests, 'cell')} run"]
     rows: list[Row] = [
         ("environment", [" ".join(x for x in (info.environment, base) if x), *info.notes]),
         ("status", status),

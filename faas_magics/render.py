@@ -34,9 +34,7 @@ class RemoteResult:
         kinds = ", ".join(self.data) or "nothing"
         return str(self.data.get("text/plain", f"<remote result: {kinds}>"))
 
-    def _repr_mimebundle_(
-        self, include: Any = None, exclude: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         # Images stay base64 text, as in the message: IPython encodes bytes only, so nothing is encoded twice.
         return self.data, self.metadata
 
@@ -106,9 +104,7 @@ class Renderer:
 
     def _display(self, content: dict[str, Any], *, update: bool) -> None:
         data, metadata = _bundle(content)
-        self._shell.display_pub.publish(
-            data, metadata, transient=_mapping(content.get("transient")), update=update
-        )
+        self._shell.display_pub.publish(data, metadata, transient=_mapping(content.get("transient")), update=update)
 
 
 def _bundle(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -103,13 +103,11 @@ class Session:
         ):
             if wanted is None or wanted in values:
                 continue
-            current = next((value for value in values if value is not None), None)
-            is_open = (
-                f"is open with {flag} {current}{unit}" if current is not None else f"has no {flag} limit"
-            )
+            current = next((_plain(value) for value in values if value is not None), "")
+            is_open = f"is open with {flag} {current}{unit}" if current else f"has no {flag} limit"
             raise SessionError(
-                f"session '{self.name}' {is_open}, this cell asks for {flag} {wanted}{unit}. Add --fresh to "
-                "replace the session (its variables and files are lost), or --name NAME to use another one"
+                f"session '{self.name}' {is_open}, this cell asks for {flag} {_plain(wanted)}{unit}. Add --fresh "
+                "to replace the session (its variables and files are lost), or --name NAME to use another one"
             )
 
 
@@ -150,6 +148,8 @@ class Sessions:
         Raises SessionError for options that contradict the open session, Interrupted when stopped on the
         way, and the SDK's errors when a session cannot be opened.
         """
+        from faas.errors import NameTakenError
+
         last = self._sessions.get(options.name)
         try:
             if last is not None and last.doubtful and not last.ended:
@@ -162,7 +162,14 @@ class Sessions:
                 self._replace(found, interrupts)
             elif found is not None:
                 return self._join(found, last, options)
-            session = self._open(_merge(options, found or last), interrupts)
+            try:
+                session = self._open(_merge(options, found or last), interrupts)
+            except NameTakenError:
+                # Another notebook was quicker: then that one is the session of this name.
+                found = self._find(options.name, interrupts)
+                if found is None:
+                    raise
+                return self._join(found, last, options)
         except KeyboardInterrupt:
             raise Interrupted("stopped before the session was ready; the cell was not run") from None
         self._sessions[options.name] = session
@@ -300,6 +307,10 @@ def kernel_id(shell: Any) -> str:
 def describe_end(session: Session) -> str:
     """Return the message for a cell that found its session ended."""
     return sentence(f"{session} {session.ended}", _GONE, "run the cell again to start a new session")
+
+
+def _plain(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _merge(options: Options, last: Session | None) -> Options:

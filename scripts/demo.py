@@ -1,11 +1,12 @@
 """Execute notebooks/quickstart.ipynb and show it in the terminal: `make demo`.
 
-The executed notebook and its figures go to build/demo; the source stays as it is. The exit status is 1 if a
-cell failed that should not have.
+The executed notebook and its figures go to build/demo (or --output DIR); the source stays as it is. The exit
+status is 1 if a cell failed that should not have.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import os
@@ -28,7 +29,6 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "notebooks" / "quickstart.ipynb"
-TARGET = ROOT / "build" / "demo"
 #: The first use of python-ai installs its packages.
 CELL_TIMEOUT_S = 1800
 MAX_LINES = 60
@@ -87,6 +87,7 @@ class Demo(NotebookClient):
     """Runs the notebook and shows each output when it comes."""
 
     screen: Screen
+    folder: Path
     figures: int = 0
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
@@ -110,9 +111,9 @@ class Demo(NotebookClient):
             image = base64.b64decode(data["image/png"])
             width, height = struct.unpack(">II", image[16:24])
             self.figures += 1
-            path = TARGET / f"figure-{self.figures}.png"
+            path = self.folder / f"figure-{self.figures}.png"
             path.write_bytes(image)
-            self.screen.line(f"[figure: {width}x{height} PNG -> {path.relative_to(ROOT)}]")
+            self.screen.line(f"[figure: {width}x{height} PNG -> {shown(path)}]")
             return
         text = str(data.get("text/plain", f"[{', '.join(data)}]"))
         if live:
@@ -124,10 +125,12 @@ class Demo(NotebookClient):
             self.screen.line(f"... {len(lines) - MAX_LINES} lines more")
 
 
-async def run(screen: Screen) -> int:
+async def run(screen: Screen, target: Path) -> int:
     notebook: Any = nbformat.read(SOURCE, as_version=4)
-    shutil.rmtree(TARGET, ignore_errors=True)
-    TARGET.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob("figure-*.png"):
+        old.unlink()
+    executed = target / SOURCE.name
     kernel = uuid.uuid4().hex[:12]
     with tempfile.TemporaryDirectory(prefix="faas-demo-") as folder:
         # Without folders of kernelspecs it is the kernel of this very Python. Unix sockets open no port.
@@ -144,14 +147,16 @@ async def run(screen: Screen) -> int:
             record_timing=False,
             resources={"metadata": {"path": str(SOURCE.parent)}},
         )
-        demo.screen = screen
+        demo.screen, demo.folder = screen, target
         try:
             async with demo.async_setup_kernel():
                 problem = await execute(demo, screen)
         except DeadKernelError:
             problem = "the kernel of the notebook died"
         finally:
-            nbformat.write(notebook, TARGET / SOURCE.name)
+            nbformat.write(notebook, executed)
+            if manager.has_kernel:
+                await manager.shutdown_kernel()
             if any("--name" in cell.source and cell.get("execution_count") for cell in notebook.cells):
                 end_sessions(kernel)
     if problem:
@@ -160,7 +165,7 @@ async def run(screen: Screen) -> int:
         screen.line("`.venv/bin/faas doctor` says what this machine lacks, and the command that mends it.")
         return 1
     screen.line()
-    screen.write(WHERE_NEXT.format(notebook=(TARGET / SOURCE.name).relative_to(ROOT)))
+    screen.write(WHERE_NEXT.format(notebook=shown(executed)))
     return 0
 
 
@@ -170,14 +175,18 @@ async def execute(demo: Demo, screen: Screen) -> str:
     total = sum(cell.cell_type == "code" for cell in cells)
     number = 0
     begun = time.monotonic()
+    heading = ""
     for index, cell in enumerate(cells):
         if cell.cell_type == "markdown":
-            for heading in re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)[:1]:
-                screen.line()
-                screen.line(screen.style("1", heading))
+            for title in re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)[:1]:
+                heading = title
         if cell.cell_type != "code":
             continue
         number += 1
+        if heading:
+            screen.line()
+            screen.line(screen.style("1", heading))
+            heading = ""
         screen.line()
         screen.line(screen.style("2", textwrap.indent(short(cell.source), "    ")))
         started = time.monotonic()
@@ -195,6 +204,10 @@ async def execute(demo: Demo, screen: Screen) -> str:
     screen.line()
     screen.line(screen.style("32", f"All {total} cells ran, in {time.monotonic() - begun:.1f} s."))
     return ""
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def short(source: str) -> str:
@@ -215,8 +228,12 @@ def end_sessions(kernel: str) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Execute the quickstart notebook and show it.")
+    default = ROOT / "build" / "demo"
+    parser.add_argument("--output", type=Path, metavar="DIR", default=default, help=f"default: {shown(default)}")
+    options = parser.parse_args()
     try:
-        return asyncio.run(run(Screen()))
+        return asyncio.run(run(Screen(), options.output.resolve()))
     except KeyboardInterrupt:
         print("\nThe demo was interrupted.", file=sys.stderr)
         return 130

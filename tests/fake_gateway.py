@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fakes import FakeBackend  # noqa: E402
+from fakes import FakeBackend
 
-from faas_gateway.server import serve_embedded  # noqa: E402
+from faas_gateway.server import serve_embedded
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

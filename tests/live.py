@@ -109,9 +109,9 @@ class LiveGateway:
         return {kind: things for kind, things in found.items() if things}
 
     def boxes(self) -> list[str]:
-        """The folders of sandboxes that are there now, without those of warm processes."""
+        """The folders of sandboxes in use; neither warm processes nor those made ahead."""
         found = self.state.glob("native/runs/*/boxes/*")
-        return sorted(p.name for p in found if not p.name.startswith("t-"))
+        return sorted(p.name for p in found if not p.name.startswith(("t-", "s-")))
 
 
 def run_python(code: str, env: dict[str, str], timeout: float = 60) -> subprocess.CompletedProcess[str]:

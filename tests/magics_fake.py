@@ -94,9 +94,7 @@ class FakeVariables:
 
 
 class FakeExecution:
-    def __init__(
-        self, client: FakeClient, number: int, environment: str, name: str | None, **more: Any
-    ) -> None:
+    def __init__(self, client: FakeClient, number: int, environment: str, name: str | None, **more: Any) -> None:
         self._client = client
         self.names: dict[str, Any] = {}
         self.variables = FakeVariables(self.names)

@@ -31,13 +31,14 @@ def forget_loops() -> None:
     from IPython.core import async_helpers
 
     made = [getattr(async_helpers, "_asyncio_event_loop", None)]
-    policy_local = getattr(asyncio.get_event_loop_policy(), "_local", None)
+    policies: Any = asyncio  # deprecated from Python 3.14 on, and there until 3.16
+    policy_local = getattr(policies.get_event_loop_policy(), "_local", None)
     made.append(getattr(policy_local, "_loop", None))
     for loop in made:
         if loop is not None and not loop.is_closed():
             loop.close()
     async_helpers._asyncio_event_loop = None  # type: ignore[attr-defined]
-    asyncio.set_event_loop_policy(None)
+    policies.set_event_loop_policy(None)
 
 
 class Dormant:
@@ -52,7 +53,7 @@ class Dormant:
         self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_write = wake
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _noted)
 
     def serve(self) -> Session:
         poll = select.poll()
@@ -92,14 +93,7 @@ class Dormant:
         except OSError as e:
             linux.setns(self._own, linux.NEWPID)
             with socket.socket(fileno=ready) as sock:
-                wire.send(
-                    sock,
-                    {
-                        "error": e.strerror or str(e),
-                        "errno": e.errno or 0,
-                        "where": str(e.filename or "fork"),
-                    },
-                )
+                wire.send(sock, wire.failure(e))
             for fd in (channel, out, err, *namespaces):
                 os.close(fd)
             return None
@@ -115,7 +109,7 @@ class Dormant:
                 m, socket.socket(fileno=channel), out, err, sock, dict(zip(names, namespaces, strict=True))
             )
         except OSError as e:
-            wire.send(sock, {"error": e.strerror or str(e), "errno": e.errno or 0, "where": str(e.filename or "")})
+            wire.send(sock, wire.failure(e))
             os._exit(1)
 
     def _become(
@@ -154,6 +148,10 @@ class Dormant:
         ready.close()
         _filter.install(self._program)
         return Session(self._kernel, channel, standard)
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """A handler must be there for the wake-up descriptor to be written to."""
 
 
 def _limit(limits: dict[str, list[int]], memory_bytes: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Linux calls that Python 3.11 lacks, by ctypes. Standard library only: it runs in the launcher, the inits and the guest.
+"""Linux calls that Python 3.11 lacks, by ctypes. Standard library only: launcher, inits and guests run it.
 
 glibc's wrappers are used where there are any; the rest are called by number. Numbers from 424 on are the same on every
 architecture (kernel.org, "Adding a New System Call"); pivot_root is the only older one without a wrapper.

@@ -64,7 +64,7 @@ def warm_up(kernel: object) -> None:
         cells.append(PLOT)
     if "pandas" in sys.modules:
         cells.append(FRAME)
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays so until a session has its own
 
     async def run() -> None:
         from tornado.ioloop import IOLoop

@@ -7,6 +7,7 @@ between two cells all work. SIGINT interrupts user code only; at any other time 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 from typing import Any
 
 from . import framing, variables
-from .shell import ChannelSession, Kernel
+from .shell import ChannelSession
 from .streams import Standard
 
 _SHOWN = {
@@ -27,7 +28,7 @@ _SHOWN = {
 class Session:
     """One sandbox's interpreter, from the fork to the end of its channel."""
 
-    def __init__(self, kernel: Kernel, channel: socket.socket, standard: Standard) -> None:
+    def __init__(self, kernel: Any, channel: socket.socket, standard: Standard) -> None:
         self._kernel = kernel
         self._channel = channel
         self._standard = standard
@@ -79,6 +80,9 @@ class Session:
         kind = m["type"]
         if kind == "init":
             os.environ.update(m["env"])
+        elif kind == "touch":
+            await self._kernel.do_execute("pass", True, store_history=False, allow_stdin=False)
+            self._send({"type": "reply", "id": m["id"]})
         elif kind == "execute":
             reply = await self._execute(m)
             self._send({"type": "reply", "id": m["id"], **reply})
@@ -152,11 +156,10 @@ class Session:
         finally:
             signal.signal(signal.SIGINT, _ignore)
         shell.exit_now = False
-        for stream in (sys.stdout, sys.stderr):
-            try:
+        for stream in (sys.stdout, sys.stderr):  # a replacement of the user's may buffer too
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # code has closed or replaced it
+        self._standard.settle()
         wanted = ("status", "ename", "evalue", "traceback", "execution_count")
         return {key: reply[key] for key in wanted if key in reply}
 

@@ -40,7 +40,8 @@ class ChannelSession(Session):
             msg: dict[str, Any] = msg_or_type  # type: ignore[assignment]
             buffers = buffers or msg.get("buffers")
         else:
-            msg = self.msg(msg_or_type, content=content, parent=parent, header=header, metadata=metadata)
+            make: Any = self.msg  # type: ignore[misc]
+            msg = make(msg_or_type, content=content, parent=parent, header=header, metadata=metadata)
         if self.emit is not None and stream is not None:
             self.emit(msg, [bytes(b) for b in buffers or ()])
         return msg
@@ -58,7 +59,9 @@ class _Here:
 
 
 class Kernel(IPythonKernel):
-    _supports_kernel_subshells = False
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
 
     def _abort_queues(self, subshell_id: Any = None) -> None:
         pass  # the gateway holds the queue
@@ -66,7 +69,7 @@ class Kernel(IPythonKernel):
     def raw_input(self, prompt: str = "") -> str:
         raise RuntimeError("input() is not available in a sandboxed cell: give the value in the code, or with --in")
 
-    def getpass(self, prompt: str = "", stream: Any = None) -> str:
+    def getpass(self, prompt: str = "", stream: Any = None, *, echo_char: str | None = None) -> str:
         raise RuntimeError("getpass() is not available in a sandboxed cell: give the value in the code, or with --in")
 
 

@@ -7,7 +7,7 @@ import reprlib
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 _values: Any = importlib.import_module(".values", __package__)  # the SDK's codec, laid beside us in a sandbox
 
@@ -51,7 +51,7 @@ def listing(namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> list[dic
 
 
 def describe(name: str, value: Any) -> dict[str, Any]:
-    kind: type[Any] = type(value)
+    kind = cast(type[object], type(value))
     shape = _shape(value)
     dtype = getattr(value, "dtype", None) if _is_array(value) else None
     return {

@@ -1,7 +1,7 @@
 """Messages with descriptors between the gateway, the launcher, the inits and the warm guests.
 
-One SOCK_SEQPACKET datagram a message: JSON and SCM_RIGHTS. These peers are ours, but a datagram from inside a sandbox is
-bounded all the same. Standard library only.
+One SOCK_SEQPACKET datagram a message: JSON and SCM_RIGHTS. These peers are ours, but a datagram from inside a
+sandbox is bounded all the same. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ def send(sock: socket.socket, message: Message, fds: list[int] | None = None) ->
         socket.send_fds(sock, [data], fds)
     else:
         sock.send(data)
+
+
+def failure(error: OSError) -> Message:
+    """An error as a message: what failed and why."""
+    return {"error": error.strerror or str(error), "errno": error.errno or 0, "where": str(error.filename or "")}
+
+
+def error(message: Message) -> OSError:
+    """The error that such a message stands for."""
+    return OSError(message["errno"], message["error"], message["where"] or None)
 
 
 class Received:

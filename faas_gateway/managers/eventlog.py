@@ -36,9 +36,7 @@ class EventLog:
         chunk_bytes: what a reader gets at most at a time.
     """
 
-    def __init__(
-        self, spool_dir: Path, memory_bytes: int = 256 << 10, *, chunk_bytes: int = CHUNK_BYTES
-    ) -> None:
+    def __init__(self, spool_dir: Path, memory_bytes: int = 256 << 10, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._spool_dir = spool_dir
         self._memory_bytes = memory_bytes
         self._chunk_bytes = chunk_bytes

@@ -46,8 +46,9 @@ PROBLEM_STATUS = {
 }
 
 
-class Drop(Exception):
-    """Leaves the ASGI app in the middle of a response, so that uvicorn closes the connection."""
+def abort(send: Any) -> None:
+    """Break the connection. ASGI has no word for it, so this takes uvicorn's transport."""
+    send.__self__.transport.abort()
 
 
 class Running:
@@ -66,6 +67,11 @@ class Running:
     def _tell(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def drop(self) -> None:
+        """Break the connection of whoever listens."""
+        self.drops += 1
+        self._tell()
 
     async def _run(self, code: str) -> None:
         status, error = "success", None
@@ -89,8 +95,7 @@ class Running:
                 await asyncio.sleep(0)
             elif verb == "drop":
                 await asyncio.sleep(0.05)  # what was printed before goes out first
-                self.drops += 1
-                self._tell()
+                self.drop()
             elif verb == "hang":
                 await self.interrupted.wait()
                 status = "cancelled"
@@ -122,10 +127,12 @@ class WireServer:
         self.variables: dict[str, tuple[str, bytes]] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.accept_delay_s = 0.0
+        self.loop: asyncio.AbstractEventLoop
         self.drop_next = 0
         self.disconnected: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.loop = asyncio.get_running_loop()
         if scope["type"] == "lifespan":
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
@@ -142,7 +149,8 @@ class WireServer:
                 break
         if self.drop_next:
             self.drop_next -= 1
-            raise Drop
+            abort(send)
+            return
         self.queries.append(scope["query_string"].decode())
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
         parts = scope["path"].removeprefix("/api/v1/").split("/")
@@ -220,7 +228,8 @@ class Answer:
             return
         gone.cancel()
         if running.drops:
-            raise Drop
+            abort(self.send)
+            return
         await self.json(200, running.whole())
 
     async def result(self, rid: str) -> None:
@@ -245,7 +254,8 @@ class Answer:
                 await self.event("stream", running.events[at], at)
                 at += 1
             if running.drops > drops:
-                raise Drop
+                abort(self.send)
+                return
             if running.problem is not None:
                 await self.event("problem", problem(running.problem))
                 break

@@ -197,7 +197,9 @@ def test_silence_yields_an_empty_chunk(spool: Path, make_log: MakeLog) -> None:
     anyio.run(main)
 
 
-def test_a_spool_folder_that_cannot_be_made_is_a_full_log_which_still_takes_its_end(spool: Path, make_log: MakeLog) -> None:
+def test_a_spool_folder_that_cannot_be_made_is_a_full_log_which_still_takes_its_end(
+    spool: Path, make_log: MakeLog
+) -> None:
     blocked = spool / "file"
     blocked.write_bytes(b"")
     log = make_log(blocked / "folder", memory_bytes=100)

@@ -45,9 +45,7 @@ def test_output_after_the_value_comes_after_it(shell: Shell, capsys: pytest.Capt
 
 
 def test_display_and_its_update_keep_data_and_display_id(shell: Shell):
-    shell.run(
-        "%%faas\nemit('display_data', data={'image/png': 'aGk='}, metadata={}, transient={'display_id': 'q'})"
-    )
+    shell.run("%%faas\nemit('display_data', data={'image/png': 'aGk='}, metadata={}, transient={'display_id': 'q'})")
     shell.run("%%faas\nemit('update_display_data', data={'text/html': '<b>'}, transient={'display_id': 'q'})")
     first, second = shell.published
     assert (first["data"], first["update"]) == ({"image/png": "aGk="}, False)
@@ -56,9 +54,7 @@ def test_display_and_its_update_keep_data_and_display_id(shell: Shell):
 
 
 def test_malformed_display_data_from_a_sandbox_is_harmless(shell: Shell):
-    shell.run(
-        "%%faas\nemit('display_data', data=[1], metadata='x', transient=3)\nemit('comm_open', comm_id='1')"
-    )
+    shell.run("%%faas\nemit('display_data', data=[1], metadata='x', transient=3)\nemit('comm_open', comm_id='1')")
     assert shell.published[0]["data"] == {}
 
 
@@ -68,9 +64,7 @@ def test_a_widget_without_its_model_shows_as_text(shell: Shell):
     assert shell.published[0]["data"] == {"text/plain": "Bar"}
 
 
-def test_a_remote_error_has_its_name_and_shows_its_traceback_once(
-    shell: Shell, capsys: pytest.CaptureFixture[str]
-):
+def test_a_remote_error_has_its_name_and_shows_its_traceback_once(shell: Shell, capsys: pytest.CaptureFixture[str]):
     error = shell.fail("%%faas\n1 / 0")
     assert type(error).__name__ == "ZeroDivisionError"
     assert str(error) == "division by zero"
@@ -180,6 +174,11 @@ def test_outputs_that_are_missing_or_cannot_travel_name_the_variable(shell: Shel
     assert "--out f cannot be copied" in str(shell.fail("%%faas --out f\ndef f(): pass"))
 
 
+def test_the_value_still_shows_when_an_output_cannot_travel(shell: Shell, capsys: pytest.CaptureFixture[str]):
+    shell.fail("%%faas --out nope\n'the value'")
+    assert "'the value'" in capsys.readouterr().out
+
+
 def test_nothing_is_pulled_after_an_error(shell: Shell):
     shell.run("c = 'before'")
     shell.fail("%%faas --out c\nc = 1\n1/0")
@@ -202,9 +201,7 @@ def test_the_help_lists_the_options(shell: Shell):
     assert all(flag in text for flag in ("--env NAME", "--timeout S", "--fresh"))
 
 
-def test_the_line_magic_without_a_session_says_how_to_start_one(
-    shell: Shell, capsys: pytest.CaptureFixture[str]
-):
+def test_the_line_magic_without_a_session_says_how_to_start_one(shell: Shell, capsys: pytest.CaptureFixture[str]):
     shell.run("%faas")
     assert "%%faas --env python-ai" in capsys.readouterr().out
     assert shell.client.log == []

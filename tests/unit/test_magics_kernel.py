@@ -28,24 +28,18 @@ def test_output_streams_while_the_code_runs_and_the_value_is_out(kernel: Kernel)
 
 
 def test_a_figure_after_the_value_comes_after_it_with_its_bytes_untouched(kernel: Kernel):
-    shown = kernel.run(
-        "%%faas\n5\nemit('display_data', data={'image/png': 'aGk=', 'text/plain': 'f'}, metadata={})"
-    )
+    shown = kernel.run("%%faas\n5\nemit('display_data', data={'image/png': 'aGk=', 'text/plain': 'f'}, metadata={})")
     assert kinds(shown) == ["execute_result", "display_data", "reply"]
     assert shown[1][1]["data"] == {"image/png": "aGk=", "text/plain": "f"}
 
 
 def test_the_value_of_a_figure_is_not_encoded_twice(kernel: Kernel):
-    shown = kernel.run(
-        "%%faas\nemit('execute_result', data={'image/png': 'aGk=', 'text/plain': 'f'}, metadata={})"
-    )
+    shown = kernel.run("%%faas\nemit('execute_result', data={'image/png': 'aGk=', 'text/plain': 'f'}, metadata={})")
     assert shown[0][1]["data"] == {"image/png": "aGk=", "text/plain": "f"}
 
 
 def test_a_display_is_updated_from_a_later_cell(kernel: Kernel):
-    kernel.run(
-        "%%faas\nemit('display_data', data={'text/plain': 'a'}, metadata={}, transient={'display_id': 'd'})"
-    )
+    kernel.run("%%faas\nemit('display_data', data={'text/plain': 'a'}, metadata={}, transient={'display_id': 'd'})")
     shown = kernel.run(
         "%%faas\nemit('update_display_data', data={'text/plain': 'b'}, transient={'display_id': 'd'})\n"
         "emit('clear_output', wait=True)"

@@ -17,9 +17,7 @@ def test_an_empty_line_is_the_default_session():
     assert parse("  ") == Options(name="default")
 
 
-@pytest.mark.parametrize(
-    "line", ["--in a,b", "--in=a,b", "--in a, b", "--in 'a, b'", "--in a,b,a", "--in=a, b"]
-)
+@pytest.mark.parametrize("line", ["--in a,b", "--in=a,b", "--in a, b", "--in 'a, b'", "--in a,b,a", "--in=a, b"])
 def test_lists_of_names_may_have_spaces_after_commas(line: str):
     assert parse(line).inputs == ("a", "b")
 

@@ -38,9 +38,7 @@ def test_the_private_session_has_a_name_and_labels_of_its_own(shell: Shell):
     assert first.info.labels["session"] == "default"
 
 
-def test_a_named_session_is_found_again_from_another_notebook(
-    shell: Shell, capsys: pytest.CaptureFixture[str]
-):
+def test_a_named_session_is_found_again_from_another_notebook(shell: Shell, capsys: pytest.CaptureFixture[str]):
     shell.run("%%faas --name shared --env python\nx = 1")
     with Shell() as other:
         install(other.ip, shell.client)
@@ -51,12 +49,29 @@ def test_a_named_session_is_found_again_from_another_notebook(
     assert "--env python-ai" in str(error)
 
 
+def test_a_name_that_another_notebook_takes_meanwhile_is_joined(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from faas.errors import NameTakenError
+
+    def create(*args: object, **more: object) -> None:
+        monkeypatch.undo()
+        with Shell() as other:
+            install(other.ip, shell.client)
+            other.run("%%faas --name both --env python\nx = 1")
+        raise NameTakenError("taken", code="name_taken", status=409)
+
+    monkeypatch.setattr(shell.client.executions, "create", create)
+    assert repr(shell.run("%%faas --name both\nx")) == "1"
+    assert "joined session 'both'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("first", "then", "parts"),
     [
         ("--env python", "--env python-ai", ["--env python,", "--env python-ai"]),
         ("--memory 512", "--memory 2048", ["--memory 512 MB", "--memory 2048 MB"]),
-        ("--cpus 1", "--cpus 0.5", ["--cpus 1", "--cpus 0.5"]),
+        ("--cpus 1", "--cpus 0.5", ["--cpus 1,", "--cpus 0.5."]),
     ],
 )
 def test_an_option_that_differs_from_the_open_session_names_both_and_the_way_out(
@@ -102,16 +117,13 @@ def test_a_session_that_ends_with_its_cell_says_why_and_the_next_cell_says_that_
     shell.run("%%faas\n1")
     err = capsys.readouterr().err
     assert err == (
-        "faas: new session 'default' (python): the last one ran out of memory, "
-        "its variables and files are gone\n"
+        "faas: new session 'default' (python): the last one ran out of memory, its variables and files are gone\n"
     )
     shell.run("%%faas\n1")
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("code", "why"), [("idle", "idle"), ("died", "died"), ("lost", "gateway"), ("odd", "odd")]
-)
+@pytest.mark.parametrize(("code", "why"), [("idle", "idle"), ("died", "died"), ("lost", "gateway"), ("odd", "odd")])
 def test_the_cell_that_finds_its_session_ended_fails_once_and_says_why(
     shell: Shell, code: str, why: str, capsys: pytest.CaptureFixture[str]
 ):

@@ -102,4 +102,6 @@ def test_lost_local_gateway_says_that_the_session_is_gone_and_what_to_do():
     error = lost_error(UNIX, "r1", errors.ConnectError("refused"))
     assert "the session with it" in str(error)
     assert "Try: open a new session" in str(error)
+    one_shot = lost_error(UNIX, "r1", errors.ConnectionLostError("broke"), one_shot=True)
+    assert "Try: run it again" in str(one_shot)
     assert "may still run there" in str(lost_error(TCP, "r1", errors.ConnectionLostError("broke")))

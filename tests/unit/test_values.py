@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from values_checks import assert_same, round_trip
 
 PARIS = zoneinfo.ZoneInfo("Europe/Paris")
-NAN_WITH_PAYLOAD = float.fromhex("nan")
 
 VALUES: dict[str, Any] = {
     "None": None,
@@ -41,7 +40,7 @@ VALUES: dict[str, Any] = {
     "dict in order": {"b": 1, "a": 2, "": 3},
     "dict with the tag as a key": {"$": "list", "v": []},
     "dict with other keys": {1: "a", "1": "b", (1, "x"): 2, None: 3, frozenset({1}): 4, b"k": 5, 1.5: {}},
-    "dict with surrogates in keys": {"\ud800": 1, "\udc00": 2},
+    "dict with surrogates in keys": dict.fromkeys(["\ud800", "\udc00"]),
     "dict with many keys": {f"key {n}": n * 1.5 for n in range(500)},
     "dict of dicts": {n: {"n": n, "half": n / 2} for n in range(100)},
     "sets": [set(), {1, "a", (2,)}, frozenset(), frozenset({1.5, None})],
@@ -363,7 +362,7 @@ def test_the_folder_works_alone_and_names_the_package_that_is_missing(tmp_path: 
         "pillow": [image.new("L", (1, 1))],
     }
     lines = [f"{name} {b''.join(encode(value)).hex()}" for name, values in samples.items() for value in values]
-    run = subprocess.run(  # noqa: S603
+    run = subprocess.run(
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{ALONE}"],
         input="\n".join(lines),
         capture_output=True,

@@ -115,6 +115,13 @@ def test_an_image_from_a_file_arrives_as_pixels() -> None:
         assert copy.convert("RGB") == opened.convert("RGB")
 
 
+def test_an_image_whose_file_is_cut_short_says_so() -> None:
+    file = io.BytesIO()
+    picture("RGB").save(file, "JPEG")
+    with pytest.raises(ValueEncodeError, match=r"value\[0\]: the image can't be read"):
+        encode([Image.open(io.BytesIO(file.getvalue()[:-200]))])
+
+
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
 def test_an_image_without_pixels_arrives_equal(size: Any) -> None:
     assert round_trip(Image.new("RGB", size)) == Image.new("RGB", size)

@@ -36,7 +36,7 @@ INDEXES: dict[str, pd.Index[Any]] = {
     "days": DAYS,
     "days without freq": pd.DatetimeIndex(DAYS, freq=None, name="when"),
     "naive": pd.DatetimeIndex(["2024-01-01", None]),
-    "seconds": pd.DatetimeIndex(["0001-01-01", "9999-12-31"], dtype="M8[s]"),
+    "seconds": pd.DatetimeIndex(np.array(["0001-01-01", "9999-12-31"], "M8[s]")),
     "utc": pd.date_range("2024-01-01", periods=3, freq="h", tz="UTC", unit="ms"),
     "by name of the zone": pd.date_range("2024-01-01", periods=3, tz="America/New_York"),
     "fixed offset": pd.date_range("2024-01-01", periods=3, tz=dt.timezone(dt.timedelta(hours=5, minutes=30))),
@@ -139,7 +139,8 @@ def test_columns_of_every_dtype_arrive_equal(name: str) -> None:
     assert_same(series[:0], round_trip(series[:0]))
     frame = pd.DataFrame({"x": series, "y": series, "n": range(len(series))})
     assert_same(frame, round_trip(frame))
-    assert_same(frame[["x"]], round_trip(frame[["x"]]))
+    frame = pd.DataFrame({"x": series})
+    assert_same(frame, round_trip(frame))
 
 
 @pytest.mark.skipif(PANDAS < (2, 3), reason="pandas before 2.3 has no `str`")

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +25,7 @@ ANSWER_S = 30.0
 STDIN_CHUNK = 64 << 10
 
 
-class AgentGone(Exception):  # noqa: N818 - the sandbox has ended, or its init could not fork
+class AgentGone(Exception):
     """The connection ended before the answer."""
 
 
@@ -90,17 +90,17 @@ class Agents:
 
     def __init__(self, launcher: Launcher, box: str, rlimits: dict[str, list[int]], env: Mapping[str, str]) -> None:
         self._launcher = launcher
-        self._box = box
+        self.box = box
         self._rlimits = rlimits
-        self._env = env
+        self.env = env
 
     @asynccontextmanager
-    async def connect(self, *fds: int) -> AsyncIterator[Frames]:
+    async def connect(self, *fds: int) -> AsyncGenerator[Frames]:
         """An agent of its own; leaving the block ends it. Descriptors are handed on, and stay the caller's."""
         near, far = socket.socketpair()
         try:
             with far:
-                self._launcher.post("agent", [far.fileno(), *fds], box=self._box)
+                self._launcher.post("agent", [far.fileno(), *fds], box=self.box)
             yield Frames(near)
         finally:
             near.close()
@@ -165,6 +165,7 @@ class Agents:
         with _Stdio(request.stdin is None) as stdio:
             async with self.connect(*stdio.theirs) as agent:
                 stdio.give_away()
+                message: dict[str, Any] = {}
                 out = Pipe(stdio.take(1), lambda text: sink.stream("stdout", text))
                 err = Pipe(stdio.take(2), lambda text: sink.stream("stderr", text))
                 try:
@@ -173,7 +174,7 @@ class Agents:
                             "op": "exec",
                             "argv": request.argv,
                             "cwd": request.cwd,
-                            "env": {**self._env, **request.env_vars},
+                            "env": {**self.env, **request.env_vars},
                             "rlimits": self._rlimits,
                             "script": script and asdict(script),
                         }

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from faas_gateway.backends.base import (
     BackendUnavailable,
     Capabilities,
     Image,
+    Limits,
     ProgressReport,
     Recipe,
     Report,
     Sandbox,
     SandboxBackend,
     SandboxSpec,
-    StartFailed,
 )
-from faas_gateway.backends.native import pip_layer, probe, rootfs, runtime_layer
-from faas_gateway.backends.native.agents import Agents
-from faas_gateway.backends.native.interpreter import HostPython, host_python
-from faas_gateway.backends.native.layers import LayerStore, digest
-from faas_gateway.backends.native.limits import command_rlimits, enforcement, launcher_arguments
-from faas_gateway.backends.native.launcher.cgroups import Group
-from faas_gateway.backends.native.link import Answer, Launcher, LauncherError, LauncherGone
-from faas_gateway.backends.native.pump import Channel
+from faas_gateway.backends.native import images, making, probe, rootfs
+from faas_gateway.backends.native.layers import LayerStore
+from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
 from faas_gateway.backends.native.python_session import PythonSandbox
 from faas_gateway.backends.native.session import NativeSandbox
-from faas_gateway.backends.native.shell_session import ShellSandbox
+from faas_gateway.backends.native.spares import Spares
 from faas_gateway.backends.native.watch import watch
 
 HOST_UID = 100_000
 """Who sandboxes are on the host when the gateway is run by root: nobody that owns anything."""
-TEMPLATE_S, NEW_S = 330.0, 40.0
-_REPORT_S = 0.25
+TEMPLATE_S = 330.0
+WARM_SIZES = {"disk_bytes": 256 << 20, "tmpfs_bytes": 64 << 20, "inodes": 10_000}
 
 
 @dataclass
@@ -50,10 +43,17 @@ class _Launched:
     hello: dict[str, Any]
     templates: set[str]
 
+    @property
+    def has_memory_group(self) -> bool:
+        return "memory" in self.hello["controllers"]
+
 
 class NativeBackend(SandboxBackend):
-    """See `SandboxBackend`. state_dir: where layers and sandboxes' files are kept; idle_template_s: when a warm process
-    that nobody uses is ended, seconds."""
+    """See `SandboxBackend`.
+
+    state_dir: where layers and sandboxes' files are kept. idle_template_s: when a warm process that nobody uses is
+    ended, seconds.
+    """
 
     name = "native"
 
@@ -65,9 +65,7 @@ class NativeBackend(SandboxBackend):
         self._starting = anyio.Lock()
         self._warming: dict[str, anyio.Lock] = {}
         self._used: dict[str, float] = {}
-        self._sandboxes: dict[str, NativeSandbox] = {}
-        self._group: anyio.abc.TaskGroup | None = None
-        self._checks: list[probe.Check] | None = None
+        self._sandboxes: set[NativeSandbox] = set()
 
     async def __aenter__(self) -> NativeBackend:
         # sandboxes of a root gateway run as another user and walk from here; what lies above is not theirs to see
@@ -76,16 +74,17 @@ class NativeBackend(SandboxBackend):
             folder.chmod(0o755)
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
+        self._spares = Spares(self._group, self._spare)
         self._group.start_soon(self._cool_idle)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self._group is not None
         self._group.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             if self._launched is not None:
                 await self._launched.launcher.aclose()
-            for sandbox in list(self._sandboxes.values()):
+            await self._spares.aclose()
+            for sandbox in list(self._sandboxes):
                 await sandbox.aclose()
         await self._group.__aexit__(None, None, None)
 
@@ -117,55 +116,26 @@ class NativeBackend(SandboxBackend):
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "guest_exit":
-            sandbox = self._sandboxes.get(event["box"])
-            if isinstance(sandbox, PythonSandbox):
-                sandbox.guest_status(int(event["status"]))
+            for sandbox in self._sandboxes:
+                if sandbox.id == event["box"] and isinstance(sandbox, PythonSandbox):
+                    sandbox.guest_status(int(event["status"]))
         elif kind == "template_gone" and self._launched is not None:
             self._launched.templates.discard(event["name"])
         elif kind == "launcher_gone":
             if self._launched is not None:
                 self._launched.templates.clear()
-            for sandbox in list(self._sandboxes.values()):
+            for sandbox in list(self._sandboxes):
                 sandbox.lost()
 
     # ---- environments -----------------------------------------------------------------------------------
-    def _plan(self, recipe: Recipe) -> tuple[str, list[tuple[str, Callable[[Path, Report], Awaitable[None]]]]]:
-        """The version's digest, and its layers, top first, each with what builds it."""
-        python = host_python()
-        layers: list[tuple[str, Callable[[Path, Report], Awaitable[None]]]] = []
-        if recipe.language == "python" and recipe.interpreter is None:
-            for layer in recipe.layers:
-                layers.append((f"pip-{pip_layer.pip_digest(layer, python)}", _pip(layer, python)))
-            layers.append((f"runtime-{runtime_layer.runtime_digest(python)}", _runtime(python)))
-        elif recipe.language == "python":
-            layers.append((f"guest-{runtime_layer.guest_digest()}", _guest()))
-        about = [recipe.language, recipe.base_image, list(recipe.preload), [name for name, _ in layers]]
-        if recipe.interpreter is not None:
-            i = recipe.interpreter
-            about += [i.executable, i.prefix, i.base_prefix, list(i.path)]
-        return digest(about), layers
-
     def version_of(self, recipe: Recipe) -> str:
-        return self._plan(recipe)[0]
+        return images.plan(recipe).version
 
     def is_built(self, recipe: Recipe) -> bool:
-        return all(self._layers.has(name) for name, _ in self._plan(recipe)[1])
+        return all(self._layers.has(layer.name) for layer in images.plan(recipe).layers)
 
     async def build(self, recipe: Recipe, report: Report) -> Image:
-        version, layers = self._plan(recipe)
-        for name, builder in reversed(layers):
-            if not self._layers.has(name):
-                async with self._layers.building(name) as folder:
-                    if folder is not None:
-                        await builder(folder, report)
-        names = tuple(name for name, _ in layers)
-        if recipe.language == "shell":
-            detail = rootfs.shell_image()
-        elif recipe.interpreter is not None:
-            detail = rootfs.callers_python(recipe, recipe.interpreter, names[0])
-        else:
-            detail = rootfs.our_python(recipe, host_python(), names)
-        return Image(recipe, version, detail)
+        return await images.build(recipe, self._layers, report)
 
     def is_warm(self, image: Image) -> bool:
         return self._launched is not None and image.version in self._launched.templates
@@ -180,15 +150,26 @@ class NativeBackend(SandboxBackend):
                 return
             report(ProgressReport("start", f"starting the warm process of {image.recipe.name}"))
             detail: rootfs.NativeImage = image.detail
-            sizes = {"disk_bytes": 256 << 20, "tmpfs_bytes": 64 << 20, "inodes": 10_000}
-            arguments = {"name": image.version, "spec": detail.spec(), "sizes": sizes}
-            (await self._call(launched, "template", TEMPLATE_S, **arguments)).close()
+            arguments: dict[str, Any] = {"name": image.version, "spec": detail.spec(), "sizes": WARM_SIZES}
+            try:
+                (await launched.launcher.call("template", TEMPLATE_S, **arguments)).close()
+            except LauncherError as e:
+                await self._explain(e)
+                raise
             launched.templates.add(image.version)
+
+    async def _explain(self, error: LauncherError) -> None:
+        """A failure may mean that this machine cannot make sandboxes at all: then say so, and what mends it."""
+        checks = await anyio.to_thread.run_sync(probe.run_checks, self._store)
+        missing = probe.unavailable(checks)
+        if missing is not None:
+            raise BackendUnavailable(missing.detail, missing.remedy) from error
 
     async def cool(self, image: Image) -> None:
         await self._cool(image.version)
 
     async def _cool(self, version: str) -> None:
+        await self._spares.drop_version(version)
         if self._launched is not None and version in self._launched.templates:
             self._launched.templates.discard(version)
             (await self._launched.launcher.call("cool", 10.0, name=version)).close()
@@ -203,121 +184,61 @@ class NativeBackend(SandboxBackend):
                     await self._cool(version)
 
     # ---- sandboxes --------------------------------------------------------------------------------------
-    async def _call(self, launched: _Launched, op: str, timeout: float, **arguments: Any) -> Answer:
-        """A call whose failure may mean that this machine cannot make sandboxes at all: then say so, and why."""
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        self._used[spec.image.version] = anyio.current_time()
+        sandbox = self._spares.take(spec.image, spec.limits)
+        if sandbox is not None:
+            try:
+                await sandbox.claim(spec.id)
+            except (LauncherError, LauncherGone):
+                await sandbox.aclose()
+                sandbox = None
+        if sandbox is None:
+            sandbox = await self._make(spec.id, spec.image, spec.limits)
+        await sandbox.set_env_vars(spec.env_vars)
+        return sandbox
+
+    async def _make(self, box: str, image: Image, limits: Limits) -> NativeSandbox:
         try:
-            return await launched.launcher.call(op, timeout, **arguments)
+            sandbox = await self._fork(box, image, limits)
+        except (LauncherError, LauncherGone):
+            if self.is_warm(image):
+                raise
+            sandbox = await self._fork(box, image, limits)  # the warm process had ended since we last looked
+        self._sandboxes.add(sandbox)
+        self._group.start_soon(_watched, sandbox)
+        return sandbox
+
+    async def _fork(self, box: str, image: Image, limits: Limits) -> NativeSandbox:
+        await self.warm(image, _silent)
+        launched = await self._launcher()
+        grouped = launched.has_memory_group
+        try:
+            return await making.make(launched.launcher, box, image, limits, grouped, self._sandboxes.discard)
         except LauncherError as e:
-            checks = await anyio.to_thread.run_sync(probe.run_checks, self._store)
-            missing = probe.unavailable(checks)
-            if missing is not None:
-                raise BackendUnavailable(missing.detail, missing.remedy) from e
+            await self._explain(e)
             raise
 
-    async def create(self, spec: SandboxSpec) -> Sandbox:
+    async def _spare(self, image: Image, limits: Limits) -> NativeSandbox:
+        sandbox = await self._make(f"s-{secrets.token_hex(6)}", image, limits)
         try:
-            return await self._create(spec)
-        except (LauncherError, LauncherGone):
-            # the warm process may have ended since we last looked; a second failure is the caller's
-            if self.is_warm(spec.image) and self._launched is not None and self._launched.launcher.alive:
-                raise
-            return await self._create(spec)
-
-    async def _create(self, spec: SandboxSpec) -> Sandbox:
-        await self.warm(spec.image, _silent)
-        launched = await self._launcher()
-        has_group = "memory" in launched.hello["controllers"]
-        token = secrets.token_hex(8)
-        arguments = launcher_arguments(spec.limits, has_group)
-        answer = await self._call(
-            launched, "new", NEW_S, template=spec.image.version, box=spec.id, token=token, **arguments
-        )
-        return await self._adopt(spec, launched, answer, token, has_group)
-
-    async def _adopt(
-        self, spec: SandboxSpec, launched: _Launched, answer: Answer, token: str, has_group: bool
-    ) -> Sandbox:
-        """Make the handle of a sandbox that the launcher has made."""
-        detail: rootfs.NativeImage = spec.image.detail
-        folder = os.path.dirname(detail.executable) if detail.executable else "/usr/local/bin"
-        env = {**rootfs.guest_environment(folder), **spec.env_vars}
-        agents = Agents(launched.launcher, spec.id, command_rlimits(spec.limits, has_group), env)
-        m = answer.message
-        group = Group(m["version"], m["groups"]) if m["groups"] else None
-        enforced, degraded = enforcement(spec.limits, m["enforced"], m["files"])
-        kind = PythonSandbox if detail.executable else ShellSandbox
-        sandbox = kind(
-            spec.id,
-            launched.launcher,
-            agents,
-            spec.limits,
-            group,
-            enforced,
-            degraded,
-            answer.fds.pop(),
-            lambda: self._forget(spec.id),
-        )
-        self._sandboxes[spec.id] = sandbox
-        try:
-            if isinstance(sandbox, PythonSandbox):
-                channel_fd, out, err, guest = answer.fds
-                answer.fds.clear()
-                channel = Channel(_socket(channel_fd), sandbox.on_frame, sandbox.on_channel_end)
-                sandbox.start(channel, out, err, guest, token)
-                await sandbox.initialise(spec.env_vars)
-            assert self._group is not None
-            self._group.start_soon(self._watched, sandbox)
+            await sandbox.touch()
         except BaseException:
             await sandbox.aclose()
             raise
         return sandbox
 
-    async def _watched(self, sandbox: NativeSandbox) -> None:
-        async with anyio.create_task_group() as group:
 
-            async def until_end() -> None:
-                await sandbox.wait()
-                group.cancel_scope.cancel()
+async def _watched(sandbox: NativeSandbox) -> None:
+    async with anyio.create_task_group() as group:
 
-            group.start_soon(until_end)
-            group.start_soon(watch, sandbox)
+        async def until_end() -> None:
+            await sandbox.wait()
+            group.cancel_scope.cancel()
 
-    def _forget(self, box: str) -> None:
-        self._sandboxes.pop(box, None)
-
-
-def _socket(fd: int) -> Any:
-    import socket
-
-    return socket.socket(fileno=fd)
+        group.start_soon(until_end)
+        group.start_soon(watch, sandbox)
 
 
 def _silent(_report: ProgressReport) -> None:
     """For a warm process that is started in passing."""
-
-
-def _pip(layer: Any, python: HostPython) -> Callable[[Path, Report], Awaitable[None]]:
-    async def build(folder: Path, report: Report) -> None:
-        report(ProgressReport("install packages", f"pip install {' '.join(layer.packages)}"))
-        await pip_layer.install(layer, python, folder, report)
-
-    return build
-
-
-def _runtime(python: HostPython) -> Callable[[Path, Report], Awaitable[None]]:
-    async def build(folder: Path, report: Report) -> None:
-        report(ProgressReport("runtime", "copying IPython's kernel into a layer"))
-        await anyio.to_thread.run_sync(runtime_layer.write_runtime, folder, python)
-
-    return build
-
-
-def _guest() -> Callable[[Path, Report], Awaitable[None]]:
-    async def build(folder: Path, report: Report) -> None:
-        report(ProgressReport("runtime", "laying down the guest"))
-        await anyio.to_thread.run_sync(runtime_layer.write_guest, folder)
-
-    return build
-
-
-__all__ = ["NativeBackend", "StartFailed"]

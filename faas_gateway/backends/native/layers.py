@@ -1,7 +1,7 @@
 """Read-only layers on disk, each named by the digest of all that went into it, each built once.
 
-A layer is a folder laid out as it appears in a sandbox. It is built under a name of its own and renamed when whole, so a
-build that is killed leaves nothing that could be taken for a layer.
+A layer is a folder laid out as it appears in a sandbox. It is built under a name of its own and renamed when whole,
+so a build that is killed leaves nothing that could be taken for a layer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class LayerStore:
         return self.path(name).is_dir()
 
     @asynccontextmanager
-    async def building(self, name: str) -> AsyncIterator[Path | None]:
+    async def building(self, name: str) -> AsyncGenerator[Path | None]:
         """Give a folder to build in, or None when the layer is there. It becomes the layer if the block succeeds.
 
         Builders of the same layer wait for one another, in this process and in others.
@@ -106,7 +106,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def rebased_scripts(folder: Path, old: str, new: str) -> Iterator[None]:
+def rebased_scripts(folder: Path, old: str, new: str) -> Generator[None]:
     """After the block, scripts in `bin` that start with `#!old` start with `#!new`."""
     yield
     for script in (folder / "bin").glob("*"):

@@ -63,7 +63,7 @@ def enforcement(limits: Limits, by_group: dict[str, str], files: str) -> tuple[d
         found["memory_mb"] = by_group.get("memory_mb", "rlimit per process, sum watched")
         if "memory_mb" not in by_group:
             degraded.append(
-                "memory: held per process and checked a few times a second, since no cgroup can be had here (faas doctor)"
+                "memory: held per process and checked a few times a second, as no cgroup can be had here (faas doctor)"
             )
     if limits.pids:
         found["pids"] = by_group.get("pids", "rlimit")

@@ -32,12 +32,13 @@ class LauncherGone(StartFailed):
 
 
 class LauncherError(StartFailed):
-    """A call inside the launcher or a sandbox's init failed: `errno` and the name of the call."""
+    """A call inside the launcher or a sandbox's init failed: `errno`, and what it was about."""
 
-    def __init__(self, message: str, number: int, call: str) -> None:
-        super().__init__(message)
-        self.errno = number
-        self.call = call
+    def __init__(self, m: dict[str, Any]) -> None:
+        where = m["where"]
+        super().__init__(f"{where}: {m['error']}" if where else m["error"])
+        self.errno: int = m["errno"]
+        self.where: str = where
 
 
 class Answer:
@@ -47,9 +48,14 @@ class Answer:
         self.message = message
         self.fds = fds
 
+    def take(self) -> list[int]:
+        """The descriptors, owned by the caller from now on."""
+        taken, self.fds = self.fds, []
+        return taken
+
     def close(self) -> None:
-        while self.fds:
-            os.close(self.fds.pop())
+        for fd in self.take():
+            os.close(fd)
 
 
 class Launcher:
@@ -115,7 +121,7 @@ class Launcher:
                 future.result().close()
         if "error" in answer.message:
             answer.close()
-            raise LauncherError(answer.message["error"], answer.message["errno"], answer.message["where"])
+            raise LauncherError(answer.message)
         return answer
 
     def post(self, op: str, fds: list[int], **arguments: Any) -> None:

@@ -1,8 +1,8 @@
 """A session's output: two pipes and a channel, read by callbacks and put into one order.
 
-The guest writes a mark into both pipes before each frame on the channel (see guest/streams.py). A pipe that meets a mark
-waits for that frame; a frame first takes what the pipes hold up to its mark. Everything here is hostile: a forged mark
-delays only the forger's own output, and no buffer grows without bound.
+The guest writes a mark into both pipes before each frame on the channel (see guest/streams.py). A pipe that meets a
+mark waits for that frame; a frame first takes what the pipes hold up to its mark. Everything here is hostile: a
+forged mark delays only the forger's own output, and no buffer grows without bound.
 """
 
 from __future__ import annotations
@@ -293,9 +293,9 @@ class Output:
                     return
                 buffers.append(body[at : at + size])
                 at += size
-        plain = {
+        plain: dict[str, Any] = {
             "msg_type": m.get("msg_type"),
             "content": m.get("content"),
-            "metadata": m.get("metadata") or {},
+            "metadata": m.get("metadata"),
         }
         self._sink.message(plain, buffers)

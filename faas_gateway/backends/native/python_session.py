@@ -117,9 +117,13 @@ class PythonSandbox(NativeSandbox):
             self._guest_pidfd = -1
 
     # ---- requests ---------------------------------------------------------------------------------------
-    async def initialise(self, env_vars: Mapping[str, str]) -> None:
+    async def touch(self) -> None:
+        await self._ask({"type": "touch"})
+
+    async def set_env_vars(self, env_vars: Mapping[str, str]) -> None:
+        await super().set_env_vars(env_vars)
         if env_vars:
-            await self._channel.send({"type": "init", "env": dict(env_vars)})
+            await self._post({"type": "init", "env": dict(env_vars)})
 
     def _expect_reply(self) -> tuple[str, asyncio.Future[dict[str, Any]]]:
         self._numbers += 1
@@ -194,12 +198,9 @@ class PythonSandbox(NativeSandbox):
         limits = self.limits
         if ename in ("MemoryError", "_ArrayMemoryError") and limits.memory_bytes:
             return "oom", f"The memory limit is {limits.memory_bytes >> 20} MB; open a session with more."
-        if ename in ("BlockingIOError", "RuntimeError", "OSError") and limits.pids:
-            if "[Errno 11]" in evalue or "can't start new thread" in evalue:
-                return (
-                    "pids",
-                    f"The limit is {limits.pids} processes and threads; end some, or open a session with more.",
-                )
+        refused = "[Errno 11]" in evalue or "can't start new thread" in evalue
+        if refused and limits.pids and ename in ("BlockingIOError", "RuntimeError", "OSError"):
+            return "pids", f"The limit is {limits.pids} processes and threads; end some, or open one with more."
         if "[Errno 28]" in evalue or (self.writes_blocked and "[Errno 27]" in evalue):
             return (
                 "disk_full",
@@ -221,7 +222,7 @@ class PythonSandbox(NativeSandbox):
         m = await self._ask({"type": "variables"})
         self._raise_problem(m)
         found: Any = m.get("variables")
-        return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []
+        return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []  # type: ignore[misc]
 
     async def pull_variable(self, name: str) -> AsyncIterator[bytes]:
         self.check()

@@ -1,7 +1,7 @@
 """The layer that every Python environment of ours lies on: IPython's kernel and our guest, from what is installed here.
 
-Nothing is downloaded: the files of ipykernel and all that it requires are copied from the gateway's own environment, so the
-guest runs exactly the versions that were installed and tested with the gateway.
+Nothing is downloaded: the files of ipykernel and all that it requires are copied from the gateway's own
+environment, so the guest runs exactly the versions that were installed and tested with the gateway.
 """
 
 from __future__ import annotations

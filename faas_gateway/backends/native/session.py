@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from abc import ABC
@@ -44,7 +45,7 @@ class NativeSandbox(Sandbox, ABC):
         enforcement: Mapping[str, str],
         degraded: Sequence[str],
         init_pidfd: int,
-        on_closed: Callable[[], None],
+        on_closed: Callable[[NativeSandbox], None],
     ) -> None:
         self.id = box
         self.limits = limits
@@ -63,6 +64,23 @@ class NativeSandbox(Sandbox, ABC):
         self._commands: set[anyio.Event] = set()
         self._closing: asyncio.Future[None] | None = None
         self._loop.add_reader(init_pidfd, self._init_exited)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.done()
+
+    async def claim(self, name: str) -> None:
+        """Give a sandbox that was made ahead the name of the execution that it is now for."""
+        (await self._launcher.call("rename", CLOSE_S, box=self.id, to=name)).close()
+        self.id = name
+        self._agents.box = name
+
+    async def touch(self) -> None:
+        """Run nothing, so that what a first request touches is in memory."""
+
+    async def set_env_vars(self, env_vars: Mapping[str, str]) -> None:
+        """Environment variables of the execution, for its guest and its commands."""
+        self._agents.env = {**self._agents.env, **env_vars}
 
     # ---- the end ----------------------------------------------------------------------------------------
     def _init_exited(self) -> None:
@@ -87,10 +105,8 @@ class NativeSandbox(Sandbox, ABC):
 
     def _kill_processes(self) -> None:
         if self._init_pidfd >= 0:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     async def wait(self) -> Ended:
         return await asyncio.shield(self._ended)
@@ -112,14 +128,12 @@ class NativeSandbox(Sandbox, ABC):
         try:
             with anyio.CancelScope(shield=True):
                 self.finish(Ended("closed", "it was closed"))
-                try:
+                with contextlib.suppress(LauncherGone):
                     (await self._launcher.call("close", CLOSE_S, box=self.id)).close()
-                except LauncherGone:
-                    pass
         finally:
             self.close_descriptors()
             self._closing.set_result(None)
-            self._on_closed()
+            self._on_closed(self)
 
     def close_descriptors(self) -> None:
         if self._init_pidfd >= 0:

@@ -1,7 +1,7 @@
 """A sandbox whose code is shell: each request is a fresh `sh` that takes over where the last one stopped.
 
-Working directory and variables are kept in a file between requests (every variable is exported, `set -a`), so there is no
-process to lose, `exit` ends one request only, and the state is plain text that a snapshot can carry.
+Working directory and variables are kept in a file between requests (every variable is exported, `set -a`), so there
+is no process to lose, `exit` ends one request only, and the state is plain text that a snapshot can carry.
 """
 
 from __future__ import annotations

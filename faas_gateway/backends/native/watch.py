@@ -1,7 +1,8 @@
 """Limits that no kernel mechanism holds here: looked at a few times a second while something runs, seldom when not.
 
-Disk: over the limit, every process of the sandbox loses the right to write (RLIMIT_FSIZE 0, so the code gets an ordinary
-error); well over it, or without inodes, the sandbox ends. Memory is watched only where no cgroup counts it.
+Disk: over the limit, every process of the sandbox loses the right to write (RLIMIT_FSIZE 0, so the code gets an
+ordinary error); well over it, or without inodes, the sandbox ends. Memory is watched only where no cgroup counts
+it.
 """
 
 from __future__ import annotations

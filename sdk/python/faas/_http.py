@@ -148,8 +148,13 @@ def _connect_hint(config: Config) -> str:
     return "check FAAS_ENDPOINT and that the gateway runs, or unset it to use the embedded gateway"
 
 
-def lost_error(config: Config, request_id: str, cause: FaaSError) -> ConnectionLostError:
+def lost_error(config: Config, request_id: str, cause: FaaSError, *, one_shot: bool = False) -> ConnectionLostError:
     """For a request whose gateway went away while it ran."""
+    if one_shot:
+        return ConnectionLostError(
+            f"The gateway broke off while it ran the code, and the sandbox has ended with it ({cause.message})",
+            hint="run it again; the gateway's log says why it broke off",
+        )
     gone = isinstance(cause, ConnectError | APIError)
     if gone and config.kind != "http":
         message = (

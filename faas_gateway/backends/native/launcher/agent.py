@@ -7,6 +7,7 @@ got at it. Standard library only; every module is imported before the launcher f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -19,7 +20,6 @@ import filesystem
 import filter as seccomp
 import framing
 import linux
-
 
 _PROGRAM = seccomp.program()  # read now: its file is not to be seen from inside
 
@@ -49,10 +49,8 @@ def main(fd: int, stdio: list[int], upper: int) -> NoReturn:
         status = 0
     except (OSError, ValueError) as e:
         number = getattr(e, "errno", None) or 22
-        try:
+        with contextlib.suppress(OSError):
             framing.send(conn, {"error": getattr(e, "strerror", None) or str(e), "errno": number})
-        except OSError:
-            pass
     finally:
         os._exit(status)
 
@@ -117,10 +115,8 @@ def _execute(conn: socket.socket, op: dict[str, Any], stdio: list[int]) -> None:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it may just have ended
         os.killpg(pid, number)
-    except OSError:
-        pass  # it has just ended
 
 
 def _become(op: dict[str, Any], stdio: list[int], broken: int) -> NoReturn:

@@ -1,29 +1,28 @@
 """What one run of a launcher holds on disk and of processes: its folder, and a box per sandbox. Standard library only.
 
-STORE/runs/NAME/lock        held while the launcher lives: a folder whose lock is free is left over and is removed
+STORE/runs/NAME             locked while the launcher lives: one whose lock is free is left over and is removed
 STORE/runs/NAME/root        mount point of the base trees
 STORE/runs/NAME/boxes/ID    upper and work directory of a sandbox
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import select
-import shutil
 import signal
 import socket
-import stat
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import cgroups
 import linux
+import removal
 
 _SMALL = 64
+_GROUPS_S = 10.0
 
 
 class Run:
@@ -35,11 +34,14 @@ class Run:
         self._host_uid = host_uid
         runs = f"{store}/runs"
         os.makedirs(runs, exist_ok=True)
-        _reclaim(runs)
         self.folder = f"{runs}/{self.name}"
-        os.mkdir(self.folder)
-        self._lock = os.open(f"{self.folder}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        making = _lock(runs)
+        try:
+            _reclaim(runs)
+            os.mkdir(self.folder)
+            self._held = _lock(self.folder)
+        finally:
+            os.close(making)
         os.mkdir(f"{self.folder}/boxes")
 
     def note_groups(self, groups: cgroups.Cgroups) -> None:
@@ -56,25 +58,27 @@ class Run:
         return os.path.relpath(path, self.store)
 
     def close(self) -> None:
-        remove(self.folder)
-        os.close(self._lock)
+        removal.remove(self.folder)
+        os.close(self._held)
+
+
+def _lock(folder: str, *, wait: bool = True) -> int:
+    """Lock a folder itself (flock(2)): there is no lock file that could go before the rest. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _reclaim(runs: str) -> None:
+    """Remove what killed launchers have left. The caller holds the lock of `runs`: nobody is just making a folder."""
     for e in os.scandir(runs):
-        try:
-            lock = os.open(f"{e.path}/lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue  # just being made, or not ours
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        finally:
-            os.close(lock)
-        for group in _lines(f"{e.path}/cgroups"):
-            cgroups.remove_tree(group)
-        remove(e.path)
+        with contextlib.suppress(OSError):  # it lives, or is not ours
+            os.close(_lock(e.path, wait=False))
+            _remove_aside(e.path, _lines(f"{e.path}/cgroups"))
 
 
 def _lines(path: str) -> list[str]:
@@ -85,53 +89,11 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def remove(path: str, *, limit: int | None = None) -> bool:
-    """Remove a tree, also where user code took our rights to its folders away. False: more entries than the limit."""
-    if limit is not None and _more_than(path, limit):
-        return False
-
-    def again(function: Callable[..., Any], failed: str, _info: Any) -> None:
-        parent = os.path.dirname(failed)
-        for folder in (parent, failed):
-            try:
-                if stat.S_ISDIR(os.lstat(folder).st_mode):
-                    os.chmod(folder, 0o700, follow_symlinks=True)
-            except OSError:
-                return
-        if function is os.rmdir or os.path.isdir(failed) and not os.path.islink(failed):
-            shutil.rmtree(failed, ignore_errors=True)
-        else:
-            try:
-                os.unlink(failed)
-            except OSError:
-                pass
-
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=again)
-    else:
-        shutil.rmtree(path, onerror=again)
-    return True
-
-
-def _more_than(path: str, limit: int) -> bool:
-    count, stack = 0, [path]
-    while stack:
-        try:
-            entries = list(os.scandir(stack.pop()))
-        except OSError:
-            return True
-        count += len(entries)
-        if count > limit:
-            return True
-        stack += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
-    return False
-
-
 class Box:
     """One sandbox as the launcher holds it."""
 
     def __init__(self, name: str, run: Run, template: str) -> None:
-        self.name = name
+        self.name = self.made_as = name
         self.template = template
         self.init: socket.socket | None = None
         self.init_pid = 0
@@ -146,13 +108,20 @@ class Box:
         self._folder = f"{self._run.store}/{relative}"
         return relative
 
+    def rename(self, name: str) -> None:
+        """Name it, and its folder, after what it is now for. What is mounted from the folder stays mounted."""
+        assert self._folder is not None
+        folder = f"{os.path.dirname(self._folder)}/{name}"
+        os.rename(self._folder, folder)
+        self.name, self._folder = name, folder
+
     def adopt(self, init: socket.socket, pid: int) -> None:
         self.init, self.init_pid = init, pid
         self.init_pidfd = os.pidfd_open(pid)
 
     def discard_files(self) -> None:
         if self._folder is not None:
-            remove(self._folder)
+            removal.remove(self._folder)
             self._folder = None
 
     def kill(self) -> None:
@@ -161,10 +130,8 @@ class Box:
             self.init.close()
             self.init = None
         if self.init_pidfd >= 0:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def ended(self) -> bool:
         if self.init_pidfd < 0:
@@ -190,17 +157,25 @@ class Box:
             os.close(self.init_pidfd)
             self.init_pidfd = -1
         if self._folder is not None:
-            if not remove(self._folder, limit=_SMALL):
+            if not removal.remove(self._folder, limit=_SMALL):
                 _remove_aside(self._folder)
             self._folder = None
         return True
 
 
-def _remove_aside(folder: str) -> None:
-    """A large tree is removed by a process of its own, so that other sandboxes need not wait for it."""
+def _remove_aside(folder: str, groups: Sequence[str] = ()) -> None:
+    """Remove a large tree by a process of its own, so that other sandboxes need not wait for it.
+
+    With control groups, those first: their last processes may only just be ending.
+    """
     if os.fork() == 0:
         try:
             linux.close_all_but([])  # ours must not outlive us in it: peers wait for their end of file
-            remove(folder)
+            deadline = time.monotonic() + _GROUPS_S
+            while any(os.path.isdir(group) for group in groups) and time.monotonic() < deadline:
+                for group in groups:
+                    cgroups.remove_tree(group)
+                time.sleep(0.02)
+            removal.remove(folder)
         finally:
             os._exit(0)

@@ -1,12 +1,13 @@
 """Limits of a whole sandbox by control groups: v2 where it is delegated or we are root, v1 as root, else none.
 
-A process is moved once, before user code runs; what it forks follows. Moving costs an RCU grace period (about 5 ms), so all
-processes and controllers of a sandbox are written in one go. Standard library only; the gateway reads `Group` files too.
-Sources: cgroups(7), Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
+A process is moved once, before user code runs; what it forks follows. Moving costs an RCU grace period (about 5
+ms), so all processes and controllers of a sandbox are written in one go. Standard library only; the gateway reads
+`Group` files too. Sources: cgroups(7), Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -193,7 +194,7 @@ def _own_groups() -> dict[str, str]:
     """Controller (v1) or '' (v2) to the path of our own group, from /proc/self/cgroup."""
     own: dict[str, str] = {}
     for line in _read("/proc/self/cgroup").splitlines():
-        _number_, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             own[controller] = path
     return own
@@ -207,10 +208,8 @@ def remove_tree(folder: str) -> None:
         return
     for child in children:
         remove_tree(child)
-    try:
+    with contextlib.suppress(OSError):
         os.rmdir(folder)
-    except OSError:
-        pass
 
 
 def _read(path: str) -> str:
@@ -240,7 +239,5 @@ def _write(path: str, text: str) -> None:
 
 
 def _try_write(path: str, text: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         _write(path, text)
-    except OSError:
-        pass

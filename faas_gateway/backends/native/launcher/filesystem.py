@@ -77,18 +77,21 @@ def settle_script(path: str, state: str) -> None:
 def read(conn: socket.socket, path: str) -> None:
     """Send a file's bytes, or a folder as a tar stream; the first frame says which."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us
-    with os.fdopen(fd, "rb", buffering=0) as f:
+    try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISREG(mode):
             framing.send(conn, {"type": "file", "size": os.fstat(fd).st_size})
-            while chunk := f.read(framing.CHUNK_BYTES):
+            while chunk := os.read(fd, framing.CHUNK_BYTES):
                 framing.send(conn, {}, chunk)
         elif stat.S_ISDIR(mode):
             framing.send(conn, {"type": "directory"})
-            with tarfile.open(fileobj=_Sender(conn), mode="w|", format=tarfile.PAX_FORMAT) as tar:
+            sender: Any = _Sender(conn)  # a tar stream is only written to
+            with tarfile.open(fileobj=sender, mode="w|", format=tarfile.PAX_FORMAT) as tar:
                 tar.add(path, arcname=".", filter=_only_plain)
         else:
             raise OSError(errno.EINVAL, "neither a file nor a folder")
+    finally:
+        os.close(fd)
     framing.send(conn, {"end": True})
 
 
@@ -145,7 +148,8 @@ def write(conn: socket.socket, path: str, *, untar: bool) -> None:
     source = _Receiver(conn)
     if untar:
         os.makedirs(path, exist_ok=True)
-        with tarfile.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
+        readable: Any = source  # and only read from
+        with tarfile.open(fileobj=readable, mode="r|") as tar:
             for member in tar:
                 if _only_plain(member):
                     tar.extract(member, path, set_attrs=True)
@@ -168,5 +172,6 @@ def write(conn: socket.socket, path: str, *, untar: bool) -> None:
             os.chmod(partial, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(partial, path)
     except BaseException:
-        os.path.exists(partial) and os.unlink(partial)
+        if os.path.lexists(partial):
+            os.unlink(partial)
         raise

@@ -27,7 +27,9 @@ GUEST_NAMESPACES = [name for name in linux.NAMESPACES if name != "cgroup"] + ["c
 
 
 def template_init(sock: socket.socket, spec: dict[str, Any], store: str) -> None:
-    """Become T. One order that serves a gateway run by a user and one run by root (an interpreter under a 0700 home)."""
+    """Become T. One order that serves a gateway run by a user and one run by root (an interpreter under a 0700
+    home).
+    """
     os.environ.clear()
     privileged = os.geteuid() == 0
     trees = mounts.clone_trees(spec["readonly"], store) if privileged else []  # 1. before the host's uid 0 is gone
@@ -69,7 +71,7 @@ def _template_loop(sock: socket.socket, spec: dict[str, Any]) -> None:
                 elif m["op"] == "guest":
                     _warm_guest(m, spec, fds[1])
             except OSError as e:
-                wire.send(reply, {"error": f"{e.filename or ''}: {e.strerror}".lstrip(": "), "errno": e.errno or 0})
+                wire.send(reply, wire.failure(e))
             os._exit(1)
         for fd in fds:
             os.close(fd)
@@ -116,7 +118,9 @@ def _sandbox_init(reply: socket.socket, m: dict[str, Any], spec: dict[str, Any])
 
 
 def _rlimits(limits: dict[str, list[int]]) -> None:
-    """For the agents' commands; the guest sets its own. A process limit counts in the sandbox's user namespace alone."""
+    """For the agents' commands; the guest sets its own. A process limit counts in the sandbox's user namespace
+    alone.
+    """
     for name, (soft, hard) in limits.items():
         resource.setrlimit(getattr(resource, name), (soft, hard))
 

@@ -1,6 +1,7 @@
 """What a sandbox sees: every mount of it, in two functions. Standard library only.
 
-`base_tree` is made once per warm process and holds what its sandboxes share; `sandbox_tree` adds what is each one's own.
+`base_tree` is made once per warm process and holds what its sandboxes share; `sandbox_tree` adds what is each one's
+own.
 
     base tree (never seen by user code)          a sandbox
     /store   layers and upper directories        /            overlay: upper, layers..., skeleton
@@ -57,7 +58,8 @@ COPIED_ETC = [
 ]
 
 _ETC = {
-    "passwd": "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    "passwd": "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
+    "nobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "hostname": "sandbox\n",

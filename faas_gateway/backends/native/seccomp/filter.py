@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit("usage: filter.py COMMAND [ARGUMENT ...]")
     install(program())
     try:
-        os.execvp(arguments[0], arguments)  # noqa: S606 - an argument list, no shell
+        os.execvp(arguments[0], arguments)
     except OSError as error:
         raise SystemExit(f"{arguments[0]}: {error.strerror}") from error
 

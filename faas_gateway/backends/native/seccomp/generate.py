@@ -53,7 +53,7 @@ class _Version(ctypes.Structure):
     _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
 
 
-class LibraryMissing(Exception):  # noqa: N818
+class LibraryMissing(Exception):
     """libseccomp is not installed."""
 
 

@@ -213,9 +213,7 @@ def argument_rules() -> Iterator[Rule]:
         errno=errno.EAFNOSUPPORT,
         given=(equal(0, socket.AF_INET),),
     )
-    yield from only(
-        "socket", 2, (NETLINK_ROUTE,), otherwise=errno.EAFNOSUPPORT, given=(equal(0, socket.AF_NETLINK),)
-    )
+    yield from only("socket", 2, (NETLINK_ROUTE,), otherwise=errno.EAFNOSUPPORT, given=(equal(0, socket.AF_NETLINK),))
     for match in others(0, families):
         yield Rule("socket", (match,), errno.EAFNOSUPPORT)
     yield from only("socketpair", 0, (socket.AF_UNIX,), otherwise=errno.EAFNOSUPPORT)
@@ -228,6 +226,4 @@ def argument_rules() -> Iterator[Rule]:
 
     # Asking is harmless, and sanitizers turn address randomisation off for themselves. The rest is for
     # programs of other systems, and weakens what protects against null pointers.
-    yield from only(
-        "personality", 0, (PER_LINUX, ADDR_NO_RANDOMIZE, PERSONALITY_QUERY), otherwise=errno.EPERM
-    )
+    yield from only("personality", 0, (PER_LINUX, ADDR_NO_RANDOMIZE, PERSONALITY_QUERY), otherwise=errno.EPERM)

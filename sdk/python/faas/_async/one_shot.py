@@ -26,7 +26,7 @@ async def execute_once(transport: Transport, **fields: Any) -> ExecutionResult:
     try:
         return _calls.parse(ExecutionResult, await transport.request(call))
     except ConnectionLostError as error:
-        raise lost_error(transport.config, request_id, error) from error
+        raise lost_error(transport.config, request_id, error, one_shot=True) from error
 
 
 class CommandStream(OutputStream):

@@ -27,7 +27,7 @@ def execute_once(transport: SyncTransport, **fields: Any) -> ExecutionResult:
     try:
         return _calls.parse(ExecutionResult, transport.request(call))
     except ConnectionLostError as error:
-        raise lost_error(transport.config, request_id, error) from error
+        raise lost_error(transport.config, request_id, error, one_shot=True) from error
 
 
 class SyncCommandStream(SyncOutputStream):

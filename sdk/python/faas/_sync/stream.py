@@ -20,6 +20,7 @@ from faas.errors import (
     ConnectError,
     ConnectionLostError,
     FaaSError,
+    RequestExistsError,
     TransportTimeoutError,
     UnknownExecutionError,
     UnknownRequestError,
@@ -69,6 +70,7 @@ class SyncOutputStream:
         self._interrupted = False
         self._torn = False  # interrupted: read again after the last event that was handed out
         self._last_id: int | None = None
+        self._resumed = False
         self._failures = 0
         self._result: ExecutionResult | None = None
         self._ended = False
@@ -181,12 +183,14 @@ class SyncOutputStream:
                 self.close()
                 if not self._sent:
                     raise
-                raise lost_error(self._transport.config, self.request_id, error) from error
+                raise self._lost(error) from error
             self._torn = True
             self._failures += 1
             _io.sleep(_BACKOFF_S[self._failures - 1])
-        except FaaSError:
+        except FaaSError as error:
             self.close()
+            if self._resumed and isinstance(error, UnknownExecutionError | UnknownRequestError):
+                raise self._lost(error) from error
             raise
 
     def _connect(self) -> None:
@@ -217,13 +221,28 @@ class SyncOutputStream:
 
     def _resume(self, execution_id: str) -> None:
         call = _calls.events(execution_id, self.request_id, self._last_id)
+        self._resumed = True
         try:
             self._source = SyncEventSource.open(self._transport, call, restart=False)
-        except (UnknownExecutionError, UnknownRequestError) as error:
-            if not (self._interrupted and not self._accepted and isinstance(error, UnknownRequestError)):
-                raise lost_error(self._transport.config, self.request_id, error) from error
-            # The interrupt struck before the request was out, and `interrupt` has waited for it to turn up.
-            self._result = cancelled_result(self.request_id, execution_id)
+        except UnknownRequestError:
+            if self._accepted:
+                raise
+            if self._interrupted:
+                # The interrupt struck before the request was out, and `interrupt` has waited for it to turn up.
+                self._result = cancelled_result(self.request_id, execution_id)
+            else:
+                self._send_again()
+
+    def _send_again(self) -> None:
+        """For a request that did not arrive. Its id keeps it from running twice, should it turn up after all."""
+        try:
+            self._source = SyncEventSource.open(self._transport, self._begin(), restart=False)
+        except RequestExistsError as error:
+            raise ConnectionLostError("The request arrived over the connection before") from error
+
+    def _lost(self, cause: FaaSError) -> ConnectionLostError:
+        one_shot = self._execution_id is None
+        return lost_error(self._transport.config, self.request_id, cause, one_shot=one_shot)
 
     def _drop(self) -> None:
         source, self._source = self._source, None

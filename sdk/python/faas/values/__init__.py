@@ -1,8 +1,8 @@
 """Values that travel between a notebook and a sandbox, without loss and without pickles.
 
-The other side may be an enemy: decoding builds only the types named here, never runs or imports what the data names, and
-allocates no more than a small multiple of the bytes that arrived. Whatever is not listed fails to encode with an error
-that says what to send instead; nothing arrives as something else.
+The other side may be an enemy: decoding builds only the types named here, never runs or imports what the data names,
+and allocates no more than a small multiple of the bytes that arrived. Whatever is not listed fails to encode with an
+error that says what to send instead; nothing arrives as something else.
 
 What travels:
     Python: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice,
@@ -15,8 +15,8 @@ What travels:
     Pillow: images as pixels; one that was opened from a file arrives as its present frame in memory, with the plain
         part of its `info`.
 
-Where the two sides differ: text columns of dtype `str` arrive as object in a pandas that has no such dtype, and in
-Python's storage where pyarrow is missing; time zones of pytz arrive as ZoneInfo where pytz is missing.
+Where the two sides differ: text columns arrive in Python's storage where pyarrow is missing, and those of dtype `str`
+as object in a pandas that has no such dtype; time zones of pytz arrive as ZoneInfo where pytz is missing.
 
 The format, `application/vnd.faas.value`: 7 magic bytes, 1 byte version, u32 little-endian header length, the header,
 the raw buffers one after the other. The header is JSON: `{"value": node, "buffers": [lengths in bytes]}`; a plain value

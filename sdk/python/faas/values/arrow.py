@@ -7,11 +7,12 @@ offsets, indices and text in full before anything reads them.
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import ValueDecodeError
-from .nodes import Node, field
+from .nodes import Node, field, tagged
 from .packages import load
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def encode(encoder: Encoder, data: Any) -> Node:
 def decode(decoder: Decoder, node: Any) -> Any:
     """A chunked array, checked in full."""
     pa = load("pyarrow")
-    if type(node) is not dict:
-        raise ValueDecodeError("arrow data is missing")
+    node = tagged(node, "arrow data")
     kind = _decode_type(node.get("type"))
     chunks = [_decode_chunk(decoder, kind, chunk) for chunk in field(node, "chunks", list)]
     for chunk in chunks:
@@ -107,8 +107,7 @@ def _decode_type(node: Any) -> Any:
     pa = load("pyarrow")
     if type(node) is str and node in _simple():
         return _simple()[node]
-    if type(node) is not dict:
-        raise ValueDecodeError(f"unknown arrow type {node!r:.60}")
+    node = tagged(node, "a known arrow type")
     name = field(node, "name", str)
     if name == "timestamp":
         return pa.timestamp(field(node, "unit", str), tz=field(node, "tz", str))
@@ -157,14 +156,32 @@ def _encode_chunk(encoder: Encoder, chunk: Any) -> Node:
     if hasattr(chunk, "dictionary"):
         parts = [_encode_chunk(encoder, chunk.indices), _encode_chunk(encoder, _compact(chunk.dictionary))]
         return {"indices": parts[0], "dictionary": parts[1]}
-    own, children = _layout(chunk.type)
-    buffers = [
-        None if buffer is None else encoder.buffer(memoryview(buffer).cast("B"))
-        for buffer in chunk.buffers()[:own]
-    ]
-    parts = [_encode_chunk(encoder, child) for child in _children(chunk)]
-    assert len(parts) == len(children)
+    buffers: list[Node] = []
+    for buffer, size in zip(chunk.buffers(), _sizes(chunk), strict=False):
+        view = None if buffer is None else memoryview(buffer).cast("B")[:size]
+        buffers.append(None if view is None else encoder.buffer(view))
+    parts: list[Node] = [_encode_chunk(encoder, child) for child in _children(chunk)]
     return {"n": len(chunk), "b": buffers, "parts": parts}
+
+
+def _sizes(chunk: Any) -> list[int]:
+    """The bytes that each buffer of the array itself needs: arrow pads them with what stands beside a slice."""
+    length, kind = len(chunk), chunk.type
+    sizes, children = [(length + 7) // 8], _layout(kind)[1]
+    if _layout(kind)[0] == 1:
+        return sizes
+    if not children and not _is_text(kind):
+        return [*sizes, (length * kind.bit_width + 7) // 8]
+    typecode = "q" if str(kind).startswith("large_") else "i"
+    sizes.append((length + 1) * struct.calcsize(typecode))
+    offsets = memoryview(chunk.buffers()[1] or b"").cast("B")[: sizes[1]].cast(typecode)
+    return [*sizes, offsets[-1] if offsets else 0] if _is_text(kind) else sizes
+
+
+def _is_text(kind: Any) -> bool:
+    types = load("pyarrow").types
+    checks = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(check(kind) for check in checks)
 
 
 def _children(chunk: Any) -> list[Any]:
@@ -172,11 +189,7 @@ def _children(chunk: Any) -> list[Any]:
     if types.is_struct(chunk.type):
         return [chunk.field(place) for place in range(chunk.type.num_fields)]
     if types.is_map(chunk.type):
-        return [
-            load("pyarrow").StructArray.from_arrays(
-                [chunk.keys, chunk.items], fields=list(_entries(chunk.type))
-            )
-        ]
+        return [load("pyarrow").StructArray.from_arrays([chunk.keys, chunk.items], fields=list(_entries(chunk.type)))]
     return [chunk.values] if hasattr(chunk, "values") else []
 
 
@@ -195,14 +208,12 @@ def _layout(kind: Any) -> tuple[int, list[Any]]:
         return 2, [pa.struct(_entries(kind))]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return 2, [kind.value_type]
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return 3 if any(check(kind) for check in texts) else 2, []
+    return 3 if _is_text(kind) else 2, []
 
 
 def _decode_chunk(decoder: Decoder, kind: Any, node: Any) -> Any:
     pa = load("pyarrow")
-    if type(node) is not dict:
-        raise ValueDecodeError("arrow data is missing")
+    node = tagged(node, "arrow data")
     if pa.types.is_dictionary(kind):
         indices = _decode_chunk(decoder, kind.index_type, node.get("indices"))
         dictionary = _decode_chunk(decoder, kind.value_type, node.get("dictionary"))

@@ -65,9 +65,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     return decode_with(data, DECODERS)
 
 
-def decode_with(
-    data: bytes | bytearray | memoryview, handlers: dict[str, Callable[[Decoder, Tagged], Any]]
-) -> Any:
+def decode_with(data: bytes | bytearray | memoryview, handlers: dict[str, Callable[[Decoder, Tagged], Any]]) -> Any:
     """Decode with a choice of handlers (by tag)."""
     try:
         node, buffers = open_envelope(data)
@@ -77,7 +75,5 @@ def decode_with(
     except ValueDecodeError:
         raise
     except _MALFORMED as error:
-        raise ValueDecodeError(
-            f"the encoded value is malformed ({type(error).__name__}: {error!s:.200})"
-        ) from error
+        raise ValueDecodeError(f"the encoded value is malformed ({type(error).__name__}: {error!s:.200})") from error
     return value

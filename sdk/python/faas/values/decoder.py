@@ -8,7 +8,7 @@ from typing import Any
 from . import numpy_arrays, packed, pandas_frames, pillow, python_types, scipy_sparse
 from .encoder import MAX_DEPTH
 from .errors import ValueDecodeError
-from .nodes import TAG, Tagged
+from .nodes import TAG, Tagged, kind_of
 
 __all__ = ["DECODERS", "PLAIN_DECODERS", "Decoder"]
 
@@ -39,10 +39,10 @@ class Decoder:
 
     def decode(self, node: Any) -> Any:
         """The value of a node. Raises ValueDecodeError, or what the constructors of the value's type raise."""
-        kind = type(node)
+        kind = kind_of(node)
         if kind is not dict and kind is not list:
             return node
-        # One level more than the encoder allows: pandas wraps values that the encoder doesn't count.
+        # More than the encoder allows: it counts values, and a value of pandas is several nodes.
         if self._depth > 2 * MAX_DEPTH:
             raise ValueDecodeError("the value is nested too deeply")
         self._depth += 1
@@ -61,7 +61,7 @@ class Decoder:
 
     def items(self, node: Any) -> list[Any]:
         """The items that `Encoder.items` made a node of."""
-        if type(node) is list:
+        if kind_of(node) is list:
             return [self.decode(item) for item in node]
         return packed.unpack(self, node)
 

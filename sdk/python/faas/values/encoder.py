@@ -12,7 +12,7 @@ from typing import Any
 
 from . import numpy_arrays, packed, pandas_frames, pillow, python_types, scipy_sparse
 from .errors import ValueEncodeError
-from .nodes import TAG, Node, is_unicode
+from .nodes import TAG, Node, is_unicode, kind_of
 
 __all__ = ["MAX_DEPTH", "Encoder"]
 
@@ -37,7 +37,7 @@ class Encoder:
 
     def encode(self, value: Any) -> Node:
         """The node of a value. Raises ValueEncodeError."""
-        kind = type(value)
+        kind = kind_of(value)
         if value is None or kind is bool:
             return value
         if kind is str:
@@ -60,16 +60,14 @@ class Encoder:
             self._open.discard(id(value))
 
     def child(self, segment: str | int | tuple[Any], value: Any) -> Node:
-        """The node of a part of the value; `segment` is its place: an index, a (key,) that was encoded, or text such as `.index`."""
+        """The node of a part; `segment` is its place: an index, a (key,) that was encoded, or text such as `.index`."""
         self._path.append(segment)
         node = self.encode(value)
         # Not in a finally: an error has already read the path, and it ends the whole run.
         self._path.pop()
         return node
 
-    def within(
-        self, segment: str | int | tuple[Any], encode: Callable[[Encoder, Any], Node], value: Any
-    ) -> Node:
+    def within(self, segment: str | int | tuple[Any], encode: Callable[[Encoder, Any], Node], value: Any) -> Node:
         """As `child`, for a part that has a function of its own to encode it."""
         self._path.append(segment)
         node = encode(self, value)
@@ -97,7 +95,7 @@ class Encoder:
 
     def refuse(self, value: Any) -> ValueEncodeError:
         """The error for a value whose type can't travel."""
-        return self.error(f"a value of type {_type_name(type(value))} can't be sent: {_way_out(value)}")
+        return self.error(f"a value of type {_type_name(kind_of(value))} can't be sent: {_way_out(value)}")
 
 
 def _package_encoder(kind: type) -> Callable[[Encoder, Any], Node] | None:
@@ -119,12 +117,12 @@ def _type_name(kind: type) -> str:
 
 
 def _way_out(value: Any) -> str:
-    kind = type(value)
+    kind = kind_of(value)
     if isinstance(value, enum.Enum):
         return "send its .value"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return "send dataclasses.asdict(...) of it"
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+    if tuple in kind.__mro__ and hasattr(kind, "_fields"):
         return "send tuple(...) or ._asdict() of it"
     if isinstance(value, dt.tzinfo):
         return "use datetime.timezone or zoneinfo.ZoneInfo"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NoReturn
 
 from .errors import ValueDecodeError, ValueEncodeError
+from .nodes import integers, tagged
 
 __all__ = ["CHUNK_BYTES", "MAGIC", "MAX_HEADER_BYTES", "MAX_JSON_DEPTH", "VERSION", "open_envelope", "seal"]
 
@@ -71,19 +72,15 @@ def open_envelope(data: bytes | bytearray | memoryview) -> tuple[Any, list[memor
         )
     body = _PREFIX.size + header_length
     if header_length > MAX_HEADER_BYTES or body > len(view):
-        raise ValueDecodeError(
-            f"the header claims {header_length} bytes, {len(view) - _PREFIX.size} are there"
-        )
-    document = _parse(bytes(view[_PREFIX.size : body]))
-    if type(document) is not dict or document.keys() != {"value", "buffers"}:
+        raise ValueDecodeError(f"the header claims {header_length} bytes, {len(view) - _PREFIX.size} are there")
+    document = tagged(_parse(bytes(view[_PREFIX.size : body])), "a value with buffers")
+    if document.keys() != {"value", "buffers"}:
         raise ValueDecodeError("the header is not a value with buffers")
-    lengths = document["buffers"]
-    if type(lengths) is not list or not all(type(length) is int and length >= 0 for length in lengths):
-        raise ValueDecodeError("the buffer lengths are not a list of sizes")
+    lengths = integers(document, "buffers", minimum=0)
     if body + sum(lengths) != len(view):
         raise ValueDecodeError(f"the buffers claim {sum(lengths)} bytes, {len(view) - body} are there")
     ends = list(accumulate(lengths, initial=body))
-    return document["value"], [view[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return document["value"], [view[start:end] for start, end in pairwise(ends)]
 
 
 def _parse(header: bytes) -> Any:

@@ -6,13 +6,13 @@ A plain value is itself (null, booleans, numbers, strings, arrays, objects). Any
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 from .errors import ValueDecodeError
 
-__all__ = ["TAG", "Node", "Tagged", "field", "integers", "is_unicode", "optional"]
+__all__ = ["TAG", "Node", "Tagged", "field", "integers", "is_unicode", "kind_of", "optional", "tagged"]
 
-Node: TypeAlias = "None | bool | int | float | str | list[Node] | dict[str, Node]"
+Node: TypeAlias = "bool | int | float | str | list[Node] | dict[str, Node] | None"
 Tagged: TypeAlias = "dict[str, Any]"
 
 TAG = "$"
@@ -20,13 +20,29 @@ TAG = "$"
 _T = TypeVar("_T")
 
 
-def field(node: Tagged, key: str, kind: type[_T]) -> _T:
+def kind_of(value: object) -> type:
+    """The exact type; of a value that may be anything, a type checker knows no better."""
+    return type(value)
+
+
+def tagged(node: Any, what: str) -> Tagged:
+    """The node, which has to be an object; `what` is what the error says is missing."""
+    if type(node) is not dict:
+        raise ValueDecodeError(f"{what} is missing")
+    return cast("Tagged", node)
+
+
+@overload
+def field(node: Tagged, key: str, kind: type[list[Any]]) -> list[Any]: ...
+@overload
+def field(node: Tagged, key: str, kind: type[dict[str, Any]]) -> Tagged: ...
+@overload
+def field(node: Tagged, key: str, kind: type[_T]) -> _T: ...
+def field(node: Tagged, key: str, kind: type[Any]) -> Any:
     """The field `key`, which has to be exactly a `kind`."""
     value = node.get(key)
     if type(value) is not kind:
-        raise ValueDecodeError(
-            f"{node.get(TAG, 'a node')!s:.40}: the field {key!r} is not of type {kind.__name__}"
-        )
+        raise ValueDecodeError(f"{node.get(TAG, 'a node')!s:.40}: the field {key!r} is not of type {kind.__name__}")
     return value
 
 
@@ -37,7 +53,7 @@ def optional(node: Tagged, key: str, kind: type[_T]) -> _T | None:
 
 def integers(node: Tagged, key: str, *, minimum: int | None = None) -> list[int]:
     """The field `key`, which has to be a list of integers of at least `minimum`."""
-    values: list[Any] = field(node, key, list)
+    values = field(node, key, list)
     for value in values:
         if type(value) is not int or (minimum is not None and value < minimum):
             raise ValueDecodeError(f"{node.get(TAG, 'a node')!s:.40}: the field {key!r} has a wrong number")

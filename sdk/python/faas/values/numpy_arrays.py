@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field, integers
+from .nodes import TAG, Node, Tagged, field, integers, kind_of, tagged
 from .packages import load
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _encoders() -> dict[type, Callable[[Encoder, Any], Node]]:
         if code != "O":
             scalar = np.dtype(code).type
             encoders[scalar] = _encode_text_scalar if scalar in (np.str_, np.bytes_) else _encode_scalar
-    for dtype_class in {type(np.dtype(code)) for code in np.typecodes["All"]}:
+    for dtype_class in {kind_of(np.dtype(code)) for code in np.typecodes["All"]}:
         encoders[dtype_class] = _encode_dtype_value
     if _string_dtype() is not None:
         encoders[_string_dtype()] = _encode_dtype_value
@@ -76,16 +76,10 @@ def _is_string_dtype(dtype: Any) -> bool:
 def _encode_dtype(encoder: Encoder, dtype: Any) -> Node:
     np = load("numpy")
     if dtype.metadata is not None:
-        raise encoder.error(
-            "a dtype with metadata can't be sent: send .astype(...) of it without the metadata"
-        )
+        raise encoder.error("a dtype with metadata can't be sent: send .astype(...) of it without the metadata")
     if _is_string_dtype(dtype):
         node: dict[str, Node] = {"string": True, "coerce": bool(dtype.coerce)}
-        return (
-            {**node, "na": encoder.child(".na_object", dtype.na_object)}
-            if hasattr(dtype, "na_object")
-            else node
-        )
+        return {**node, "na": encoder.child(".na_object", dtype.na_object)} if hasattr(dtype, "na_object") else node
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return {"base": _encode_dtype(encoder, base), "shape": list(shape)}
@@ -126,8 +120,7 @@ def _decode_dtype(decoder: Decoder, node: Any) -> Any:
         if not _SIMPLE.fullmatch(node) or _LONG.fullmatch(node):
             raise ValueDecodeError(f"unknown dtype {node!r:.60}")
         return np.dtype(node)
-    if type(node) is not dict:
-        raise ValueDecodeError("a dtype is neither text nor an object")
+    node = tagged(node, "a dtype")
     if "string" in node:
         if _string_dtype() is None:
             raise ValueDecodeError("the value needs numpy's StringDType: pip install 'numpy>=2'")
@@ -157,7 +150,9 @@ def _decode_struct(decoder: Decoder, node: Tagged) -> Any:
     formats = [_decode_part(decoder, part) for part in field(node, "formats", list)]
     layout: dict[str, Any] = {"names": names, "formats": formats, "offsets": offsets}
     layout["itemsize"] = field(node, "itemsize", int)
-    if len(titles) != len(names) or not all(title is None or type(title) is str for title in titles):
+    if len({*map(len, (names, titles, offsets, formats))}) != 1:
+        raise ValueDecodeError("a structured dtype has fields without a part")
+    if not all(title is None or type(title) is str for title in titles):
         raise ValueDecodeError("a structured dtype has wrong titles")
     if any(title is not None for title in titles):
         layout["titles"] = titles
@@ -211,9 +206,7 @@ def _without_padding(flat: Any) -> Any:
     if _LONG.fullmatch(dtype.str) and np.finfo(dtype).nmant == 63:
         part = np.dtype(np.longdouble).itemsize
         clean = flat.copy()
-        clean.view(np.uint8).reshape(-1, part)[
-            :, slice(10, None) if dtype.str[0] != ">" else slice(part - 10)
-        ] = 0
+        clean.view(np.uint8).reshape(-1, part)[:, slice(10, None) if dtype.str[0] != ">" else slice(part - 10)] = 0
         return clean
     return flat
 
@@ -228,7 +221,8 @@ def _copy_field(target: Any, source: Any) -> None:
 
 def decode_array(decoder: Decoder, node: Any) -> Any:
     """A plain ndarray; anything else is refused."""
-    if type(node) is not dict or node.get(TAG) != "np.array":
+    node = tagged(node, "an array")
+    if node.get(TAG) != "np.array":
         raise ValueDecodeError("an array is missing")
     return _decode_array(decoder, node)
 
@@ -241,6 +235,8 @@ def _decode_array(decoder: Decoder, node: Tagged) -> Any:
     if order not in ("C", "F") or len(shape) > 64 or dtype.subdtype is not None:
         raise ValueDecodeError("an array has a wrong layout")
     make = np.recarray if node[TAG] == "np.recarray" else np.ndarray
+    if make is np.recarray and dtype.names is None:
+        raise ValueDecodeError("a recarray has no fields")
     if dtype.kind == "O" or _is_string_dtype(dtype):
         items = decoder.items(node.get("v"))
         if math.prod(shape) != len(items):
@@ -310,9 +306,7 @@ def _decode_masked_array(decoder: Decoder, node: Tagged) -> Any:
     np = load("numpy")
     data = decode_array(decoder, node.get("data"))
     mask = np.ma.nomask if node.get("mask") is None else decode_array(decoder, node["mask"])
-    if mask is not np.ma.nomask and (
-        mask.shape != data.shape or mask.dtype != np.ma.make_mask_descr(data.dtype)
-    ):
+    if mask is not np.ma.nomask and (mask.shape != data.shape or mask.dtype != np.ma.make_mask_descr(data.dtype)):
         raise ValueDecodeError("the mask of an array doesn't fit")
     array = np.ma.MaskedArray(data, mask=mask, hard_mask=field(node, "hard", bool))
     if node.get("fill") is not None:

@@ -1,4 +1,4 @@
-"""The optional packages, loaded only when a value of theirs is met. They are untyped on purpose: any version will do."""
+"""The optional packages, loaded only when a value of theirs is met. They are untyped: any version will do."""
 
 from __future__ import annotations
 

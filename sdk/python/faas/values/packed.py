@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from . import numpy_arrays
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field
+from .nodes import TAG, Node, Tagged, field, tagged
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -44,7 +44,8 @@ def pack(encoder: Encoder, values: Sequence[Any]) -> Node:
 
 def unpack(decoder: Decoder, node: Any) -> list[Any]:
     """The items of a node that `pack` made."""
-    tag = node.get(TAG) if type(node) is dict else None
+    node = tagged(node, "a run of items")
+    tag = node.get(TAG)
     unpack_one = _UNPACKERS.get(tag) if type(tag) is str else None
     if unpack_one is None:
         raise ValueDecodeError(f"unknown kind of items {tag!r:.60}")
@@ -89,9 +90,7 @@ def _unpack_bools(decoder: Decoder, node: Tagged) -> list[Any]:
     return list(map(bool, decoder.buffer(node)))
 
 
-def _pack_runs(
-    tag: str, empty: Any, to_bytes: Callable[[Any], bytes]
-) -> Callable[[Encoder, Sequence[Any]], Node]:
+def _pack_runs(tag: str, empty: Any, to_bytes: Callable[[Any], bytes]) -> Callable[[Encoder, Sequence[Any]], Node]:
     def pack_one(encoder: Encoder, values: Sequence[Any]) -> Node:
         try:
             lengths = array("I", map(len, values))
@@ -110,7 +109,7 @@ def _unpack_runs(from_bytes: Callable[[memoryview], Any]) -> Callable[[Decoder, 
         ends = list(accumulate(lengths, initial=0))
         if ends[-1] != len(joined):
             raise ValueDecodeError("packed items don't add up")
-        return [joined[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return [joined[start:end] for start, end in pairwise(ends)]
 
     return unpack_one
 
@@ -121,8 +120,8 @@ def _unpack_mix(decoder: Decoder, node: Tagged) -> list[Any]:
     counted = 0
     for code, part in enumerate(field(node, "parts", list)):
         count = codes.count(code) if code < 256 else 0
-        items = repeat(None, count) if part is None else decoder.items(part)
-        if part is not None and len(items) != count:
+        items = [None] * count if part is None else decoder.items(part)
+        if len(items) != count:
             raise ValueDecodeError("mixed items don't add up")
         sources.append(iter(items))
         counted += count

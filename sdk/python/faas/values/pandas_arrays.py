@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import arrow
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field
+from .nodes import TAG, Node, Tagged, field, kind_of, tagged
 from .numpy_arrays import decode_array, encode_array, object_array
 from .packages import load
 from .pandas_scalars import decode_offset, decode_zone, encode_zone
@@ -26,7 +26,7 @@ def encode_column(encoder: Encoder, column: Any) -> Node:
     dtype = column.dtype
     if isinstance(dtype, np.dtype):
         return encode_array(encoder, column.to_numpy())
-    encode = _encoders().get(type(dtype))
+    encode = _encoders().get(kind_of(dtype))
     if encode is None:
         raise encoder.error(f"data of dtype {dtype!s:.80} can't be sent: convert it with .astype(...)")
     data = column.array if isinstance(column, pd.Series | pd.Index) else column
@@ -35,7 +35,8 @@ def encode_column(encoder: Encoder, column: Any) -> Node:
 
 def decode_column(decoder: Decoder, node: Any) -> Any:
     """A one-dimensional ndarray or extension array; anything else is refused."""
-    tag = node.get(TAG) if type(node) is dict else None
+    node = tagged(node, "the data of a column")
+    tag = node.get(TAG)
     if tag == "np.array":
         data = decode_array(decoder, node)
     elif type(tag) is str and tag in DECODERS:
@@ -173,31 +174,31 @@ def _string_dtype(storage: str, missing: str) -> Any:
     pd = load("pandas")
     if storage not in ("python", "pyarrow") or missing not in ("NA", "nan"):
         raise ValueDecodeError("unknown kind of text column")
-    if missing == "NA":
-        if storage == "pyarrow":
-            load("pyarrow")
-        return pd.StringDtype(storage)
     if storage == "pyarrow":
         try:
             load("pyarrow")
         except ValueDecodeError:
-            # `str` is one dtype to its users: pandas itself stores it in whatever is there.
+            # A text column is one dtype to its users: pandas itself stores it in whatever is there.
             storage = "python"
+    if missing == "NA":
+        return pd.StringDtype(storage)
     try:
         return pd.StringDtype(storage, na_value=float("nan"))
     except TypeError:
+        # pandas 2.1 and 2.2 have it under this name, in arrow's storage only.
+        return _ancestor_of_str() if storage == "pyarrow" else None
+
+
+def _ancestor_of_str() -> Any:
+    try:
+        return load("pandas").StringDtype("pyarrow_numpy")
+    except ValueError:
         return None
 
 
 def string_dtypes() -> list[Any]:
     """The text dtypes that can be made here."""
-    dtypes: list[Any] = []
-    for storage in ("python", "pyarrow"):
-        for missing in ("NA", "nan"):
-            try:
-                dtypes.append(_string_dtype(storage, missing))
-            except ValueDecodeError:
-                continue
+    dtypes = [_string_dtype(storage, missing) for storage in ("python", "pyarrow") for missing in ("NA", "nan")]
     return [dtype for dtype in dtypes if dtype is not None]
 
 
@@ -215,14 +216,17 @@ def _encode_sparse(encoder: Encoder, data: Any) -> Node:
 def _decode_sparse(decoder: Decoder, node: Tagged) -> Any:
     sparse_array = load("pandas").arrays.SparseArray
     values, places = decode_array(decoder, node.get("v")), decode_array(decoder, node.get("at"))
-    kind = field(node, "kind", str)
-    if values.ndim != 1 or places.ndim != 1 or places.dtype != "i4" or kind not in ("integer", "block"):
+    length, kind = field(node, "n", int), field(node, "kind", str)
+    if values.ndim != 1 or places.shape != values.shape or places.dtype != "i4" or kind not in ("integer", "block"):
         raise ValueDecodeError("a sparse column has wrong parts")
+    # pandas doesn't look closely at places that it puts into blocks, and writes where they point.
+    if len(places) and (places[0] < 0 or places[-1] >= length or (places[1:] <= places[:-1]).any()):
+        raise ValueDecodeError("the entries of a sparse column lie outside of it")
     parts = {"fill_value": decoder.decode(node.get("fill")), "kind": kind, "dtype": values.dtype}
     if hasattr(sparse_array, "from_indices"):
-        return sparse_array.from_indices(values, places, field(node, "n", int), **parts)
+        return sparse_array.from_indices(values, places, length, **parts)
     # The class of the index is private to older versions, so it is taken from an array.
-    index = type(sparse_array([0]).sp_index)(field(node, "n", int), places)
+    index = type(sparse_array([0]).sp_index)(length, places)
     return sparse_array(values, sparse_index=index.to_block_index() if kind == "block" else index, **parts)
 
 

@@ -138,7 +138,6 @@ def _encode_array(encoder: Encoder, value: Any) -> Node:
 
 
 def _decode_array(decoder: Decoder, node: Tagged) -> Any:
-    pd = load("pandas")
     if "times" in node:
         return _decode_times_index(decoder, field(node, "times", dict)).array
     data = decode_column(decoder, node.get("v"))

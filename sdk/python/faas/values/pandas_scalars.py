@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field
+from .nodes import TAG, Node, Tagged, field, kind_of, tagged
 from .packages import load
 from .python_types import zone
 
@@ -69,10 +69,7 @@ def encode_offset(encoder: Encoder, value: Any) -> Node:
     """The node of an offset: its class, its count, its parameters."""
     name = type(value).__name__
     kwds = dict(value.kwds)
-    if (
-        _offset_classes().get(name) is not type(value)
-        or type(value)(value.n, value.normalize, **kwds) != value
-    ):
+    if _offset_classes().get(name) is not type(value) or type(value)(value.n, value.normalize, **kwds) != value:
         raise encoder.error(f"the frequency {value!r:.80} can't be sent: set freq to None")
     node: dict[str, Node] = {
         TAG: "pd.offset",
@@ -85,11 +82,12 @@ def encode_offset(encoder: Encoder, value: Any) -> Node:
 
 def decode_offset(decoder: Decoder, node: Any) -> Any:
     """An offset; anything else is refused."""
-    if type(node) is not dict or node.get(TAG) != "pd.offset":
+    node = tagged(node, "a frequency")
+    if node.get(TAG) != "pd.offset":
         raise ValueDecodeError("a frequency is missing")
     name, n = field(node, "name", str), field(node, "n", int)
     kwds = decoder.decode(field(node, "kwds", dict))
-    if name not in _OFFSETS or type(kwds) is not dict:
+    if name not in _OFFSETS or kind_of(kwds) is not dict:
         raise ValueDecodeError(f"unknown frequency {name!r:.60}")
     if name not in _offset_classes():
         raise ValueDecodeError(f"the frequency {name} needs a newer pandas: pip install -U pandas")

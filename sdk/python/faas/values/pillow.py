@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field, integers, optional
+from .nodes import TAG, Node, Tagged, field, integers, kind_of, optional
 from .packages import load
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def _row_bytes(mode: str, width: int) -> int:
 
 
 def _encode(encoder: Encoder, value: Any) -> Node:
+    try:
+        value.load()
+    except (OSError, ValueError) as error:
+        raise encoder.error(f"the image can't be read from its file ({error!s:.100}): open it again") from error
     if value.mode not in _BITS_PER_PIXEL:
         raise encoder.error(f"an image of mode {value.mode} can't be sent: send .convert('RGB') of it")
     if 0 in value.size and max(value.size) > _LONGEST_EMPTY_SIDE:
@@ -55,9 +59,8 @@ def _encode(encoder: Encoder, value: Any) -> Node:
 
 
 def _is_plain(item: Any) -> bool:
-    return type(item) in _PLAIN_INFO or (
-        type(item) is tuple and all(type(part) in _PLAIN_INFO for part in item)
-    )
+    parts: Iterable[object] = item if kind_of(item) is tuple else (item,)
+    return all(type(part) in _PLAIN_INFO for part in parts)
 
 
 def _decode(decoder: Decoder, node: Tagged) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from .codec import decode_with, encode
 from .decoder import DECODERS, PLAIN_DECODERS, Decoder
 from .errors import ValueEncodeError
-from .nodes import Tagged, is_unicode
+from .nodes import Tagged, is_unicode, kind_of
 
 __all__ = ["from_json", "is_plain_json", "to_json"]
 
@@ -21,7 +21,15 @@ def _not_plain(decoder: Decoder, node: Tagged) -> NoReturn:
     raise _NotPlainError
 
 
-_HANDLERS = {**dict.fromkeys(DECODERS, _not_plain), **PLAIN_DECODERS}
+def _decode_dict(decoder: Decoder, node: Tagged) -> dict[str, Any]:
+    keys = decoder.items(node.get("k"))
+    # Before they are put into a dict: of all keys only text can't be made to collide.
+    if not all(type(key) is str for key in keys):
+        raise _NotPlainError
+    return dict(zip(keys, decoder.items(node.get("v")), strict=True))
+
+
+_HANDLERS = {**dict.fromkeys(DECODERS, _not_plain), **PLAIN_DECODERS, "dict": _decode_dict}
 
 
 def is_plain_json(data: bytes | bytearray | memoryview) -> bool:
@@ -62,7 +70,7 @@ def _plain(data: bytes | bytearray | memoryview) -> Any:
 
 
 def _check(value: Any) -> None:
-    kind = type(value)
+    kind = kind_of(value)
     if kind is list:
         for item in value:
             _check(item)

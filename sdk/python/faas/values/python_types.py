@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import packed
 from .errors import ValueDecodeError
-from .nodes import TAG, Node, Tagged, field, integers, is_unicode, optional
+from .nodes import TAG, Node, Tagged, field, integers, is_unicode, kind_of, optional
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["DECODERS", "ENCODERS", "PLAIN_DECODERS", "zone"]
 
 _DOUBLES = {"float": struct.Struct("<d"), "complex": struct.Struct("<2d")}
+# Reducing a fraction takes quadratic time.
+_FRACTION_BITS = 1 << 17
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,3}")
 
 
@@ -77,11 +79,15 @@ def _decode_decimal(decoder: Decoder, node: Tagged) -> Decimal:
 
 
 def _encode_fraction(encoder: Encoder, value: Fraction) -> Node:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _FRACTION_BITS:
+        raise encoder.error("the fraction is too long to be sent: send its numerator and its denominator")
     return {TAG: "fraction", "v": [encoder.encode(value.numerator), encoder.encode(value.denominator)]}
 
 
 def _decode_fraction(decoder: Decoder, node: Tagged) -> Fraction:
     numerator, denominator = decoder.decode(field(node, "v", list))
+    if not all(type(part) is int and part.bit_length() <= _FRACTION_BITS for part in (numerator, denominator)):
+        raise ValueDecodeError("a fraction has wrong or too long parts")
     return Fraction(numerator, denominator)
 
 
@@ -142,11 +148,20 @@ def _encode_items(tag: str) -> Callable[[Encoder, Any], Node]:
     return encode
 
 
-def _decode_items(kind: Callable[[list[Any]], Any]) -> Callable[[Decoder, Tagged], Any]:
-    def decode(decoder: Decoder, node: Tagged) -> Any:
-        return kind(decoder.items(node.get("v")))
+def _decode_tuple(decoder: Decoder, node: Tagged) -> tuple[Any, ...]:
+    return tuple(decoder.items(node.get("v")))
 
-    return decode
+
+def _decode_set(decoder: Decoder, node: Tagged) -> set[Any]:
+    result: set[Any] = set()
+    # A loop in Python: items that were made to collide are slow, and this can be interrupted.
+    for item in decoder.items(node.get("v")):
+        result.add(item)
+    return result
+
+
+def _decode_frozenset(decoder: Decoder, node: Tagged) -> frozenset[Any]:
+    return frozenset(_decode_set(decoder, node))
 
 
 def _decode_list(decoder: Decoder, node: Tagged) -> list[Any]:
@@ -170,7 +185,7 @@ def _encode_dict(encoder: Encoder, value: dict[Any, Any]) -> Node:
 
 
 def _encode_mapping(encoder: Encoder, value: Any) -> Node:
-    if type(value) is collections.defaultdict and value.default_factory is not None:
+    if kind_of(value) is collections.defaultdict and value.default_factory is not None:
         raise encoder.error("a defaultdict with a factory can't be sent: send dict(...) of it")
     return _pairs(encoder, type(value).__name__.lower(), value)
 
@@ -184,7 +199,7 @@ def _decode_mapping(empty: Callable[[], dict[Any, Any]]) -> Callable[[Decoder, T
     def decode(decoder: Decoder, node: Tagged) -> dict[Any, Any]:
         keys = decoder.items(node.get("k"))
         result = empty()
-        # A loop in Python: keys that were made to collide are slow, and this can be interrupted.
+        # A loop for the same reason as in _decode_set.
         for key, value in zip(keys, decoder.items(node.get("v")), strict=True):
             result[key] = value
         return result
@@ -274,9 +289,7 @@ def _decode_timezone(decoder: Decoder, node: Tagged) -> dt.timezone:
 
 def _encode_zoneinfo(encoder: Encoder, value: zoneinfo.ZoneInfo) -> Node:
     if value.key is None or not _ZONE_KEY.fullmatch(value.key):  # pyright: ignore[reportUnnecessaryComparison]
-        raise encoder.error(
-            "a time zone without a standard key can't be sent: use zoneinfo.ZoneInfo('Area/City')"
-        )
+        raise encoder.error("a time zone without a standard key can't be sent: use zoneinfo.ZoneInfo('Area/City')")
     return {TAG: "zoneinfo", "v": value.key}
 
 
@@ -314,16 +327,16 @@ ENCODERS: dict[type, Callable[[Encoder, Any], Node]] = {
     zoneinfo.ZoneInfo: _encode_zoneinfo,
 }
 
-# What a plain JSON value can be made of.
+# What a plain JSON value can be made of, beside dicts.
 PLAIN_DECODERS: dict[str, Callable[[Decoder, Tagged], Any]] = {
     "int": _decode_int,
     "str": _decode_str,
     "list": _decode_list,
-    "dict": _decode_mapping(dict),
 }
 
 DECODERS: dict[str, Callable[[Decoder, Tagged], Any]] = {
     **PLAIN_DECODERS,
+    "dict": _decode_mapping(dict),
     "float": _decode_float,
     "complex": _decode_complex,
     "decimal": _decode_decimal,
@@ -333,9 +346,9 @@ DECODERS: dict[str, Callable[[Decoder, Tagged], Any]] = {
     "purepath": _decode_path(PurePosixPath),
     "path": _decode_path(PosixPath),
     "uuid": _decode_uuid,
-    "tuple": _decode_items(tuple),
-    "set": _decode_items(set),
-    "frozenset": _decode_items(frozenset),
+    "tuple": _decode_tuple,
+    "set": _decode_set,
+    "frozenset": _decode_frozenset,
     "deque": _decode_deque,
     "ordereddict": _decode_mapping(collections.OrderedDict),
     "defaultdict": _decode_mapping(collections.defaultdict),
