@@ -49,5 +49,5 @@ def create_app(gateway: Gateway, activity: Activity) -> FastAPI:
             return settings.value_body_bytes
         return settings.json_body_bytes
 
-    app.add_middleware(RequestMiddleware, activity=activity, body_limit=body_limit)
+    app.add_middleware(RequestMiddleware, activity=activity, body_limit=body_limit, stall_s=settings.body_stall_s)
     return app

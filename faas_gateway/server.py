@@ -77,7 +77,6 @@ def serve_embedded(make_backend: BackendFactory, *, ready_fd: int | None = None,
         The process's exit code.
     """
     logs.configure()
-    os.umask(0o077)
     ready = ReadyLine(ready_fd)
     try:
         settings = Settings(state_dir=_paths.state_dir())

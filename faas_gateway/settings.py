@@ -78,8 +78,11 @@ class Settings:
     logs_kept_bytes: int = 128 * MIB
     """Bytes of those; the newest is kept in any case."""
 
-    ended_kept: int = 32
+    ended_kept: int = 16
     """Ended executions whose last results are still there to read."""
+
+    ended_logs_bytes: int = 16 * MIB
+    """Bytes of those, for each; the newest is kept in any case."""
 
     rows_kept: int = 10_000
     """Ended executions in the database."""
@@ -87,6 +90,9 @@ class Settings:
     json_body_bytes: int = 32 * MIB
     value_body_bytes: int = 2 << 30
     """Body of PUT variables."""
+
+    body_stall_s: float = 60.0
+    """Longest pause in a JSON body, seconds."""
 
     header_bytes: int = 64 << 10
     """Request line and headers of one HTTP request."""

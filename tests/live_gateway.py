@@ -1,4 +1,4 @@
-"""A gateway over the fake backend, live on a Unix socket: in this process (`running`) or in one of its own (`Process`)."""
+"""A gateway over the fake backend, live on a Unix socket: in this process (`running`) or in its own (`Process`)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import anyio
 import httpx
 import orjson
 import uvicorn
-from fakes import FakeBackend
 from faas._sse import SSEParser
+from fakes import FakeBackend
 
 from faas_gateway.activity import Activity
 from faas_gateway.app import create_app

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,13 +36,17 @@ class RequestMiddleware:
     Args:
         app: what it wraps.
         activity: counts the requests.
-        body_limit: the largest body for a method and a path, bytes; None for no limit.
+        body_limit: the largest body for a method and a path, bytes; None where the route sees to it.
+        stall_s: longest pause in a body that has a limit, seconds.
     """
 
-    def __init__(self, app: ASGIApp, *, activity: Activity, body_limit: Callable[[str, str], int | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, activity: Activity, body_limit: Callable[[str, str], int | None], stall_s: float
+    ) -> None:
         self._app = app
         self._activity = activity
         self._body_limit = body_limit
+        self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,10 +88,19 @@ class RequestMiddleware:
                 return _refuse(limit)
         received = 0
 
+        complete = False
+
         async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:  # what is waited for now is the client's leaving
+                return await receive()
+            message: Message | None = None
+            with anyio.move_on_after(self._stall_s):
+                message = await receive()
+            if message is None:
+                raise HTTPException(408, f"The body stopped coming for {self._stall_s:g} s.")
             if message["type"] == "http.request":
+                complete = not message.get("more_body", False)
                 received += len(message.get("body", b""))
                 if received > limit:
                     raise BodyTooLargeError(limit)

@@ -8,12 +8,13 @@ request may print without end while the gateway's memory stays as it is.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
 import anyio
+
+from faas_gateway.managers.spool import open_spool, write_at
 
 CHUNK_BYTES = 256 << 10
 _END = b"\n\n"
@@ -146,12 +147,9 @@ class EventLog:
     def _spill(self) -> None:
         try:
             if self._file is None:
-                self._spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self._spool_dir, buffering=0)  # noqa: SIM115
+                self._file = open_spool(self._spool_dir)
             with memoryview(self._tail) as view:
-                done = 0
-                while done < len(view):
-                    done += os.pwrite(self._file.fileno(), view[done:], self._filed + done)
+                write_at(self._file, view, self._filed)
         except OSError as exc:
             raise LogFullError(exc.strerror or "write failed") from exc
         self._filed += len(self._tail)

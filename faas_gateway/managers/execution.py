@@ -222,6 +222,7 @@ class LiveExecution:
                     await self._close_sandbox()
                 if scope.cancelled_caught:
                     log.error("the sandbox of execution %s did not close in time", self.terms.id)
+            self._trim(self._settings.ended_logs_bytes)
             self.closed.set()
 
     async def end(self, ended: Ended) -> None:
@@ -235,7 +236,7 @@ class LiveExecution:
     def forget_outputs(self) -> None:
         """Give the kept outputs back; readers that are at it may finish."""
         for request in self._finished.values():
-            request.log.discard()
+            request.discard()
         self._finished.clear()
 
     async def _close_sandbox(self) -> None:
@@ -321,14 +322,16 @@ class LiveExecution:
         self._served += 1
         del self._running[request.id]
         self._finished[request.id] = request
-        size = sum(r.log.size for r in self._finished.values())
-        while len(self._finished) > 1 and (
-            len(self._finished) > self._settings.logs_kept or size > self._settings.logs_kept_bytes
-        ):
-            oldest = self._finished.pop(next(iter(self._finished)))
-            size -= oldest.log.size
-            oldest.log.discard()
+        self._trim(self._settings.logs_kept_bytes)
         self._on_request_done(request)
+
+    def _trim(self, size_limit: int) -> None:
+        """Drop the oldest outputs beyond the limits; the newest stays in any case."""
+        size = sum(r.size for r in self._finished.values())
+        while len(self._finished) > 1 and (len(self._finished) > self._settings.logs_kept or size > size_limit):
+            oldest = self._finished.pop(next(iter(self._finished)))
+            size -= oldest.size
+            oldest.discard()
 
     def _spawn(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._tasks is not None

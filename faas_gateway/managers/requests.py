@@ -17,6 +17,7 @@ from faas_gateway.managers.messages import encode_json
 from faas_gateway.managers.outcomes import Cause, Outcome
 from faas_gateway.managers.output import Output
 from faas_gateway.managers.results import ResultBuilder
+from faas_gateway.managers.spool import SpooledBytes
 from faas_gateway.managers.turns import Turn
 from faas_gateway.settings import MIB, Settings
 
@@ -63,6 +64,7 @@ class Request:
         self.started_at: float | None = None
         """Seconds since the epoch, once it runs."""
         self.result: ExecutionResult | None = None
+        """Set with `done`; without the output, which `read_result` has."""
         self._kind = kind
         self._sandbox = sandbox
         self._settings = settings
@@ -71,6 +73,7 @@ class Request:
         self._spawn = spawn
         self._ended = ended
         self._scope = anyio.CancelScope()
+        self._encoded: SpooledBytes | None = None
         self._clock = 0.0
         self._running = False
         self._interrupted = False
@@ -123,12 +126,28 @@ class Request:
         else:
             await self._send_interrupt()
 
-    async def wait(self, seconds: float) -> ExecutionResult | None:
-        """The result, or None when it is not there within the time, seconds."""
-        if seconds > 0 and self.result is None:
+    async def wait(self, seconds: float) -> bool:
+        """Whether it is done within the time, seconds."""
+        if seconds > 0:
             with anyio.move_on_after(seconds):
                 await self.done.wait()
-        return self.result
+        return self.done.is_set()
+
+    def read_result(self) -> bytes:
+        """The whole ExecutionResult as JSON, once it is done."""
+        assert self._encoded is not None
+        return self._encoded.read()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of it."""
+        return self.log.size + (self._encoded.size if self._encoded is not None else 0)
+
+    def discard(self) -> None:
+        """Give back what is kept of it. Idempotent."""
+        self.log.discard()
+        if self._encoded is not None:
+            self._encoded.close()
 
     async def _run(self, call: Call) -> Outcome:
         self.started_at, self._clock = time.time(), time.monotonic()
@@ -185,22 +204,31 @@ class Request:
 
     def _finish(self, outcome: Outcome) -> None:
         self._output.finish()
-        duration = time.monotonic() - self._clock if self.started_at is not None else 0.0
-        self.result = ExecutionResult(
+        slim = ExecutionResult(
             request_id=self.id,
             execution_id=self.execution_id,
             status=outcome.status,
-            stdout=self._built.stdout,
-            stderr=self._built.stderr,
             exit_code=outcome.exit_code,
-            duration=duration,
+            duration=time.monotonic() - self._clock if self.started_at is not None else 0.0,
             truncated=self._built.truncated,
-            outputs=self._built.outputs,
             error=outcome.error,
             execution_count=outcome.execution_count,
             notes=self._notes + self._built.notes(),
         )
-        slim: dict[str, Any] = {"stdout": "", "stderr": "", "outputs": []}
-        self.log.append("result", self.result.model_copy(update=slim).model_dump_json().encode(), last=True)
+        self._encoded = self._keep(slim)
+        self.result = slim
+        self.log.append("result", slim.model_dump_json().encode(), last=True)
         self.log.close()
         self.done.set()
+
+    def _keep(self, slim: ExecutionResult) -> SpooledBytes:
+        """Encode the whole result, and let go of what it was made of."""
+        built, folder, memory = self._built, self._settings.spool_dir, self._settings.log_memory_bytes
+        output = {"stdout": built.stdout, "stderr": built.stderr, "outputs": built.outputs}
+        built.clear()
+        try:
+            return SpooledBytes(slim.model_copy(update=output).model_dump_json().encode(), folder, memory)
+        except OSError:
+            slim.truncated = True
+            slim.notes.append("the gateway had no space to keep the output")
+            return SpooledBytes(slim.model_dump_json().encode(), folder, 1 << 30)

@@ -41,6 +41,9 @@ class _Text:
     def value(self) -> str:
         return "".join(self._parts)
 
+    def clear(self) -> None:
+        self._parts.clear()
+
 
 class ResultBuilder:
     """Collects a request's output with the meaning that nbformat gives it.
@@ -77,6 +80,12 @@ class ResultBuilder:
                     self._clear()
             case _:
                 pass
+
+    def clear(self) -> None:
+        """Let go of all texts and outputs."""
+        for text in self._texts.values():
+            text.clear()
+        self._clear()
 
     def dropped(self) -> None:
         """Count a message that was not fit to be forwarded."""

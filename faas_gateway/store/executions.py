@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -182,6 +183,8 @@ async def open_store(path: Path, *, deadline_s: float, rows_kept: int) -> AsyncG
         StorageUnavailableError: it cannot be opened, or was written by a newer gateway.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Private from the first moment on; SQLite gives its other files the mode of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = sa.create_engine(
         f"sqlite:///{path}",
         hide_parameters=True,

@@ -168,6 +168,7 @@ async def test_a_result_keeps_16_mib_of_text_and_the_events_have_all() -> None:
                 if event.name == "stream":
                     size += len(event.data["content"]["text"])
         assert size > 2.9 * (1 << 20)
+        assert (await result(live, execution))["stdout"] == found["stdout"]
         assert not list((live.gateway.settings.spool_dir).iterdir())
 
 

@@ -237,6 +237,20 @@ async def test_a_body_over_the_limit_is_too_large_and_nothing_runs() -> None:
         assert (await live.http.put(path, content=b"x" * 60_000)).status_code == 204
 
 
+async def test_a_body_that_stops_coming_is_refused() -> None:
+    async with running(body_stall_s=0.2) as live:
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b'{"code":'
+            await anyio.sleep(1.5)
+            yield b'"pass"}'
+
+        headers = {"Content-Type": "application/json"}
+        response = await live.http.post(f"{API}/execute", content=chunks(), headers=headers)
+        assert "0.2 s" in problem(response, 422, "invalid_request")["detail"]
+        assert live.backend.made == 0
+
+
 async def test_an_unforeseen_failure_is_internal_and_gives_nothing_away(
     live: Live, caplog: pytest.LogCaptureFixture
 ) -> None:

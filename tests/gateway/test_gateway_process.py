@@ -39,7 +39,7 @@ def test_it_says_ready_when_it_answers_on_a_private_socket(folder: Path) -> None
         assert os.stat(gateway.socket_path).st_uid == os.geteuid()
         with gateway.client() as client:
             assert client.get("/environments").status_code == 200
-        assert not [f for f in gateway.state_dir.iterdir() if f.stat().st_mode & 0o077]
+        assert [f.name for f in gateway.state_dir.iterdir() if f.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

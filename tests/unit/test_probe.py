@@ -15,7 +15,7 @@ from pathlib import Path
 import ordinary
 import pytest
 
-from faas_gateway.backends.native.backend import HOST_UID
+from faas_gateway.backends.native.identity import HOST_UID
 from faas_gateway.backends.native.probe import Check, explain, run_checks, tried, unavailable
 from faas_gateway.backends.native.probe.limits import check_cgroups
 from faas_gateway.backends.native.probe.restrictions import Facts

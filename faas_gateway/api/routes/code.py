@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from faas_gateway.api.deps import ExecutionPath, GatewayDep, RequestPath
 from faas_gateway.api.progress import ProgressFeed
-from faas_gateway.api.responses import EVENTS, json_response, problems, stream_docs
+from faas_gateway.api.responses import EVENTS, JSON, problems, stream_docs
 from faas_gateway.api.streams import (
     EventStream,
     EventStreamResponse,
@@ -72,12 +72,11 @@ async def get_result(
 ) -> Response:
     """The result of a request, also of one whose client is gone."""
     request = await gateway.executions.find_request(execution, request_id)
-    result = await request.wait(wait)
-    if result is None:
+    if not await request.wait(wait):
         raise RequestRunningError(
             f"Request {request_id!r} is still running.", hint="Ask again, with ?wait=SECONDS to wait for it."
         )
-    return json_response(result)
+    return _result(request)
 
 
 @router.delete(
@@ -149,8 +148,7 @@ async def execute_once(
     async def run_once() -> Response:
         async with gateway.executions.one_shot(body, lambda _report: None) as started:
             await started.done.wait()
-            assert started.result is not None
-            return json_response(started.result)
+            return _result(started)
 
     return await unless_disconnected(request.receive, run_once)
 
@@ -159,5 +157,8 @@ async def _answer(gateway: Gateway, request: Request, stream: bool) -> Response:
     if stream:
         return log_response(request.log, 0, gateway.settings.ping_s)
     await request.done.wait()
-    assert request.result is not None
-    return json_response(request.result)
+    return _result(request)
+
+
+def _result(request: Request) -> Response:
+    return Response(request.read_result(), media_type=JSON)

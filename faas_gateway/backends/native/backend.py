@@ -24,6 +24,7 @@ from faas_gateway.backends.base import (
     SandboxSpec,
 )
 from faas_gateway.backends.native import images, making, probe, rootfs
+from faas_gateway.backends.native.identity import HOST_UID
 from faas_gateway.backends.native.layers import LayerStore
 from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
 from faas_gateway.backends.native.python_session import PythonSandbox
@@ -31,8 +32,6 @@ from faas_gateway.backends.native.session import NativeSandbox
 from faas_gateway.backends.native.spares import Spares
 from faas_gateway.backends.native.watch import watch
 
-HOST_UID = 100_000
-"""Who sandboxes are on the host when the gateway is run by root: nobody that owns anything."""
 TEMPLATE_S = 330.0
 WARM_SIZES = {"disk_bytes": 256 << 20, "tmpfs_bytes": 64 << 20, "inodes": 10_000}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import logging
 import os
 import socket
 import subprocess
@@ -20,7 +21,10 @@ from typing import Any
 import anyio
 
 from faas_gateway.backends.base import StartFailed
+from faas_gateway.backends.native import scope
 from faas_gateway.guest import wire
+
+log = logging.getLogger(__name__)
 
 _NATIVE = Path(__file__).parent
 _PATH = (_NATIVE / "launcher", _NATIVE / "seccomp", _NATIVE.parents[1] / "guest")
@@ -77,11 +81,20 @@ class Launcher:
 
     async def start(self) -> dict[str, Any]:
         """Start the process; returns what it says of this machine. Raises StartFailed."""
+        prefix = scope.scope_command()
+        if prefix:
+            try:
+                return await self._start([*prefix, "/usr/bin/env", "-i"], scope.scope_environment(), scope.READY_S)
+            except StartFailed:
+                log.warning("systemd-run gave no scope: limits fall back to rlimits")
+        return await self._start([], {}, READY_S)
+
+    async def _start(self, prefix: list[str], env: dict[str, str], ready_s: float) -> dict[str, Any]:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
         base = getattr(sys, "_base_executable", None) or sys.executable
         # every init is a fork of the launcher and shows its command line in the sandbox: nothing of the host is on it
-        command = [base, "-I", "-S", "-B", "-c", "import os; exec(os.read(0, 65536))"]
+        command = [*prefix, base, "-I", "-S", "-B", "-c", "import os; exec(os.read(0, 65536))"]
         start = f"import sys; sys.path[:0] = {[str(f) for f in _PATH]!r}\n"
         start += f"import launcher; launcher.main({far.fileno()}, {str(self._store)!r}, {self._host_uid})\n"
         read, write = os.pipe()
@@ -89,7 +102,7 @@ class Launcher:
         os.close(write)
         # its own session: a terminal's Ctrl-C is not for it
         self._process = subprocess.Popen(
-            command, env={}, stdin=read, pass_fds=[far.fileno()], start_new_session=True, cwd="/"
+            command, env=env, stdin=read, pass_fds=[far.fileno()], start_new_session=True, cwd="/"
         )
         os.close(read)
         far.close()
@@ -98,10 +111,11 @@ class Launcher:
         self._ready = loop.create_future()
         loop.add_reader(near, self._readable)
         try:
-            with anyio.fail_after(READY_S):
+            with anyio.fail_after(ready_s):
                 return await self._ready
         except TimeoutError:
             self._gone()
+            self._process.kill()
             raise StartFailed("the launcher did not get ready") from None
 
     async def call(self, op: str, timeout: float, fds: list[int] | None = None, **arguments: Any) -> Answer:

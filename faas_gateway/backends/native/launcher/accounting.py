@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 ENTRY_LIMIT = 5_000_000
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -67,34 +68,81 @@ def _processes() -> tuple[int, float, int, list[int]]:
     return memory, cpu, len(pids), pids
 
 
+class _LostError(Exception):
+    """User code moved the folder in which the walk stands."""
+
+
 def _disk(upper: int, walk_s: float) -> tuple[int, int, bool]:
-    """Allocated bytes and entries below the upper directory; hard links count once."""
-    deadline, total, entries = time.monotonic() + walk_s, 0, 0
-    linked: set[int] = set()
-    stack = [os.dup(upper)]
-    while stack:
-        folder = stack.pop()
+    """Allocated bytes and entries below the upper directory, and whether there may be more; hard links count once."""
+    deadline = time.monotonic() + walk_s
+    while True:
+        count = _Count()
         try:
-            with os.scandir(folder) as found:
-                for e in found:
-                    try:
-                        st = e.stat(follow_symlinks=False)
-                        if stat.S_ISDIR(st.st_mode):
-                            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                            if len(stack) < 1000:
-                                stack.append(os.open(e.name, flags, dir_fd=folder))
-                    except OSError:
+            whole = _walk(upper, count, deadline)
+        except _LostError:
+            whole = False
+        if whole or time.monotonic() > deadline:
+            return count.bytes, count.entries, not whole
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.bytes = self.entries = 0
+        self._linked: set[int] = set()
+
+    def folder(self, fd: int) -> list[str]:
+        """Count what is in a folder; returns the names of the folders among it."""
+        below: list[str] = []
+        with os.scandir(fd) as found:
+            for e in found:
+                try:
+                    st = e.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # it went meanwhile
+                self.entries += 1
+                if stat.S_ISDIR(st.st_mode):
+                    below.append(e.name)
+                elif st.st_nlink > 1:
+                    if st.st_ino in self._linked:
                         continue
-                    entries += 1
-                    if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
-                        if st.st_ino in linked:
-                            continue
-                        linked.add(st.st_ino)
-                    total += st.st_blocks * 512
-        finally:
-            os.close(folder)
-        if time.monotonic() > deadline or entries > ENTRY_LIMIT:
-            for fd in stack:
+                    self._linked.add(st.st_ino)
+                self.bytes += st.st_blocks * 512
+        return below
+
+
+def _walk(upper: int, count: _Count, deadline: float) -> bool:
+    """Count all folders, one descriptor open at a time however deep and wide the tree is. False: out of time."""
+    fd = os.dup(upper)
+    try:
+        above: list[tuple[tuple[int, int], list[str]]] = [(_identity(fd), count.folder(fd))]
+        while above:
+            if time.monotonic() > deadline or count.entries > ENTRY_LIMIT:
+                return False
+            if above[-1][1]:
+                try:
+                    below = os.open(above[-1][1].pop(), _FOLDER, dir_fd=fd)
+                except OSError:
+                    continue  # it went meanwhile
                 os.close(fd)
-            return total, entries, True
-    return total, entries, False
+                fd = below
+                above.append((_identity(fd), count.folder(fd)))
+            elif len(above) == 1:
+                return True
+            else:
+                above.pop()
+                try:
+                    parent = os.open("..", _FOLDER, dir_fd=fd)
+                except OSError:
+                    raise _LostError from None
+                os.close(fd)
+                fd = parent
+                if _identity(fd) != above[-1][0]:
+                    raise _LostError
+        return True
+    finally:
+        os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    st = os.fstat(fd)
+    return st.st_dev, st.st_ino

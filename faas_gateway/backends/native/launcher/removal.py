@@ -50,7 +50,8 @@ def _open(name: str, folder: int | None) -> int:
 
 def _empty(top: int, budget: Iterator[None]) -> bool:
     """Remove all that is in a folder; each removed entry costs one of the budget."""
-    fresh = (f".gone-{secrets.token_hex(6)}-{n}" for n in itertools.count())
+    token = secrets.token_hex(6)
+    fresh = (f".gone-{token}-{n}" for n in itertools.count())
     while names := _names(top):  # again, for what was moved up meanwhile
         for name in names:
             if next(budget, False) is False or not _drop(top, name, fresh, budget):

@@ -16,14 +16,14 @@ from collections.abc import Callable
 
 _NATIVE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _GATEWAY = os.path.dirname(os.path.dirname(_NATIVE))
-sys.path += [f"{_NATIVE}/launcher", f"{_NATIVE}/seccomp", f"{_GATEWAY}/guest"]
+sys.path += [_NATIVE, f"{_NATIVE}/launcher", f"{_NATIVE}/seccomp", f"{_GATEWAY}/guest"]
 
 import cgroups  # noqa: E402 - a bare interpreter finds them only now
 import filter as seccomp  # noqa: E402
 import linux  # noqa: E402
+from identity import HOST_UID  # noqa: E402
 
 PR_SET_PDEATHSIG = 1
-HOST_ID = 100_000  # as the backend maps a sandbox's root when the gateway is run by root
 CHOSEN_PID = 4321
 MOUNT_POINTS = ("/tmp", "/var/tmp", "/run", "/mnt")
 
@@ -95,7 +95,7 @@ def _namespaces(folder: str) -> None:
         os.makedirs(os.path.join(folder, name), mode=0o700)
     trees: list[int] = []
     privileged = os.geteuid() == 0 and _as_root(folder, trees)
-    outside = HOST_ID if privileged else os.geteuid()
+    outside = HOST_UID if privileged else os.geteuid()
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
     child = os.fork()
@@ -121,10 +121,10 @@ def _as_root(folder: str, trees: list[int]) -> bool:
 
     def hand_over() -> None:
         for path in (folder, *(os.path.join(folder, name) for name in ("lower", "lower/gone", "u", "w"))):
-            os.chown(path, HOST_ID, HOST_ID)
+            os.chown(path, HOST_UID, HOST_UID)
 
     cloned = attempt("root", "open_tree", lambda: trees.append(linux.open_tree(folder)))
-    return cloned and attempt("owner", f"chown(uid {HOST_ID})", hand_over)
+    return cloned and attempt("owner", f"chown(uid {HOST_UID})", hand_over)
 
 
 def _handshake(to_parent: int, from_parent: int) -> bool:
