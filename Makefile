@@ -11,7 +11,7 @@ demo: install ## execute the quickstart notebook and show each cell's output
 	@$(BIN)/python scripts/demo.py
 
 test: install lint ## all tests
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lab: install ## open the quickstart in JupyterLab
 	@$(BIN)/jupyter lab notebooks/quickstart.ipynb

@@ -65,7 +65,9 @@ class Gateway:
 @contextmanager
 def gateway(state: Path) -> Iterator[Gateway]:
     """Start a gateway whose layers are kept in this folder, lead this process to it, and end it."""
-    before = {name: os.environ.get(name) for name in ("FAAS_RUNTIME_DIR", "FAAS_STATE_DIR", "FAAS_API_KEY", "FAAS_ENDPOINT")}
+    before = {
+        name: os.environ.get(name) for name in ("FAAS_RUNTIME_DIR", "FAAS_STATE_DIR", "FAAS_API_KEY", "FAAS_ENDPOINT")
+    }
     running = Gateway(state)
     try:
         yield running

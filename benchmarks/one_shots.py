@@ -92,7 +92,9 @@ def run(plan: Plan) -> Report:
         | {"errors": float(sum(burst.errors for burst in bursts))},
         notes=[
             f"The verdict is on the slower environment with {AT_ONCE} at once; every output was compared. CPU of the "
-            "gateway process per run: " + ", ".join(f"{b.way} {b.gateway_cpu_s / max(1, len(b.took_s)) * 1e3:.1f} ms" for b in main) + "."
+            "gateway process per run: "
+            + ", ".join(f"{b.way} {b.gateway_cpu_s / max(1, len(b.took_s)) * 1e3:.1f} ms" for b in main)
+            + "."
         ],
     )
 

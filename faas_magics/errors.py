@@ -35,19 +35,32 @@ __all__ = [
 _E = TypeVar("_E", bound="MagicError")
 _RED, _DEFAULT = "\x1b[31m", "\x1b[39m"
 
-#: Causes of a failed request: the name of the exception, and what to say when the gateway said nothing.
+#: Causes of a failed request: the name of the exception, what to say when the gateway said nothing, and what to do
+#: about it in the words of a notebook (the gateway's own hints speak of its API).
 _CAUSES = {
-    "oom": ("OutOfMemory", "the code used more memory than the session may use"),
-    "died": ("SandboxDied", "the session's process died while the code ran"),
-    "killed": ("SandboxKilled", "the session was terminated while the code ran"),
-    "lost": ("SessionLost", "the gateway that ran the session is gone"),
-    "timeout": ("CellTimeout", "the code ran longer than it may"),
-    "cpu_time": ("CPUTimeExceeded", "the session used up its CPU time"),
-    "disk_full": ("DiskFull", "the session's disk is full"),
-    "pids": ("TooManyProcesses", "the session has as many processes and threads as it may have"),
-    "output_truncated": ("OutputTruncated", "the code printed more than a cell may print"),
-    "exit_code": ("ExitStatus", "the code ended with an exit status other than 0"),
-    "cancelled": ("Interrupted", "the code was interrupted"),
+    "oom": (
+        "OutOfMemory",
+        "the code used more memory than the session may use",
+        "%%faas --fresh --memory MB allows more",
+    ),
+    "died": ("SandboxDied", "the session's process died while the code ran", ""),
+    "killed": ("SandboxKilled", "the session was terminated while the code ran", ""),
+    "lost": ("SessionLost", "the gateway that ran the session is gone", ""),
+    "timeout": ("CellTimeout", "the code ran longer than it may", "--timeout S allows more"),
+    "cpu_time": ("CPUTimeExceeded", "the session used up its CPU time", ""),
+    "disk_full": ("DiskFull", "the session's disk is full", "delete files, or write less"),
+    "pids": (
+        "TooManyProcesses",
+        "the session has as many processes and threads as it may have",
+        "start fewer processes and threads",
+    ),
+    "output_truncated": (
+        "OutputTruncated",
+        "the code printed more than a cell may print",
+        "print less, or write to a file",
+    ),
+    "exit_code": ("ExitStatus", "the code ended with an exit status other than 0", ""),
+    "cancelled": ("Interrupted", "the code was interrupted", ""),
 }
 
 
@@ -102,10 +115,13 @@ def cell_failure(error: CodeError, more: str = "") -> MagicError:
     if error.code in ("exception", "cancelled") and (error.traceback or error.ename):
         ename = _class_name(error.ename, "RemoteError")
         return _subclass(ename, RemoteError)(error.ename or ename, error.evalue, list(error.traceback))
-    name, default = _CAUSES.get(error.code, (_class_name(error.code.title().replace("_", ""), "CellError"), ""))
-    failure = _subclass(name, CellError)(
-        sentence(error.evalue or default or f"the code failed: {error.code}", error.hint, more)
+    unknown = (
+        _class_name(error.code.title().replace("_", ""), "CellError"),
+        f"the code failed: {error.code}",
+        error.hint,
     )
+    name, default, hint = _CAUSES.get(error.code, unknown)
+    failure = _subclass(name, CellError)(sentence(error.evalue or default, hint, more))
     failure.code = error.code
     return failure
 

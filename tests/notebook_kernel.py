@@ -57,8 +57,18 @@ class Kernel:
             if kind not in ("status", "execute_input"):
                 shown.append((kind, content))
                 self.times.append(time.monotonic() - started)
-        reply = self.client.get_shell_msg(timeout=10)
-        return [*shown, ("reply", reply["content"])]
+        return [*shown, ("reply", self.reply_to(request))]
+
+    def reply_to(self, request: str) -> dict[str, Any]:
+        """Return the content of the reply to a request; left-over replies to earlier ones are dropped."""
+        while True:
+            reply = self.client.get_shell_msg(timeout=20)
+            if reply["parent_header"].get("msg_id") == request:
+                return reply["content"]
+
+    def complete(self, code: str, cursor: int) -> dict[str, Any]:
+        """Return the completion of code at a position."""
+        return self.reply_to(self.client.complete(code, cursor))
 
     def ok(self, code: str, **more: Any) -> Shown:
         """Run a cell that has to succeed."""

@@ -19,6 +19,9 @@ from . import framing, variables
 from .shell import ChannelSession
 from .streams import Standard
 
+MESSAGE_LIMIT_BYTES = 60 << 20
+"""Of one message; a frame may have a little more."""
+
 _SHOWN = {
     *("display_data", "execute_result", "update_display_data", "clear_output", "error"),
     *("comm_open", "comm_msg", "comm_close", "stream"),
@@ -178,13 +181,34 @@ class Session:
     def _send(self, message: dict[str, Any], body: bytes = b"") -> None:
         """Marks into the pipes first, then the frame: the reader finds both, in that order."""
         self._sequence += 1
-        self._standard.mark(self._sequence)
         message["seq"] = self._sequence
-        try:
-            data = json.dumps(message, allow_nan=False, default=str).encode()
-        except ValueError:
-            data = json.dumps(_finite(message), default=str).encode()
+        data = _encoded(message)
+        if max(len(data), len(body)) > MESSAGE_LIMIT_BYTES:
+            size = f"{(len(data) + len(body)) >> 20} MB, the limit is {MESSAGE_LIMIT_BYTES >> 20} MB"
+            if message["type"] == "message":
+                self._standard.flush()
+                with contextlib.suppress(OSError):
+                    os.write(2, f"[{message['msg_type']} dropped: {size}]\n".encode())
+                return
+            data, body = _encoded(_shortened(message, size)), b""
+        self._standard.mark(self._sequence)
         self._channel.sendall(framing.HEADER.pack(len(data), len(body)) + data + body)
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(message, allow_nan=False, default=str, ensure_ascii=False)
+    except ValueError:
+        text = json.dumps(_finite(message), default=str, ensure_ascii=False)
+    return text.encode("utf-8", "replace")  # JSON cannot carry what stands for an undecodable byte of a file name
+
+
+def _shortened(reply: dict[str, Any], size: str) -> dict[str, Any]:
+    """A reply whose text is too much, without it."""
+    short = {key: reply[key] for key in ("type", "id", "seq", "status", "execution_count") if key in reply}
+    if reply.get("status") == "error":
+        return short | {"ename": str(reply["ename"])[:200], "evalue": str(reply["evalue"])[:1000], "traceback": []}
+    return short | {"problem": "not_transferable", "detail": f"the answer has {size}"}
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

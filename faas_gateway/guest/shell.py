@@ -6,9 +6,12 @@ A stock ipykernel runs 13 threads and cannot be forked into a working kernel. He
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
@@ -65,6 +68,27 @@ class Kernel(IPythonKernel):
 
     def _abort_queues(self, subshell_id: Any = None) -> None:
         pass  # the gateway holds the queue
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Generator[None]:
+        """Around a cell that awaits: code that runs is interrupted as any, code that waits is cancelled.
+
+        The base class relies on other threads to wake its loop up, and there are none here.
+        """
+        loop = asyncio.get_running_loop()
+
+        def interrupt(*_args: object) -> None:
+            running = asyncio.current_task(loop)
+            if running is not future:
+                loop.call_soon_threadsafe(future.cancel)
+            if running is not None:
+                raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def raw_input(self, prompt: str = "") -> str:
         raise RuntimeError("input() is not available in a sandboxed cell: give the value in the code, or with --in")

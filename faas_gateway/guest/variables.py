@@ -41,12 +41,18 @@ class VariableProblem(Exception):
 def listing(namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The user's own variables, modules left out, as a variable inspector shows them."""
     found: list[dict[str, Any]] = []
-    for name, value in sorted(namespace.items()):
+    names = sorted(name for name in list(namespace) if isinstance(name, str))
+    for name, value in ((name, namespace[name]) for name in names if name in namespace):
         if name.startswith("_") or isinstance(value, types.ModuleType):
             continue
         if name in hidden and hidden[name] is value:
             continue
-        found.append(describe(name, value))
+        try:
+            found.append(describe(name, value))
+        except Exception as e:  # noqa: BLE001 - objects of the user's run here, and one must not hide the others
+            found.append(
+                {"name": name, "type": type(value).__name__, "preview": f"({type(e).__name__} when looked at)"}
+            )
     return found
 
 
@@ -106,9 +112,9 @@ def encoded(namespace: Mapping[str, Any], name: str) -> Iterator[bytes]:
     if name not in namespace:
         raise VariableProblem("unknown_variable", f"there is no variable {name!r}")
     try:
-        yield from _values.encode(namespace[name])
+        yield from _values.encode(namespace[name], name)
     except _values.ValueEncodeError as e:
-        raise VariableProblem("not_transferable", f"{name}: {e}") from None
+        raise VariableProblem("not_transferable", str(e)) from None
 
 
 def decoded(chunks: list[bytes]) -> Any:

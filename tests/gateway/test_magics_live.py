@@ -209,13 +209,13 @@ def test_the_line_magic_shows_the_session(kernel: Kernel):
 def test_names_complete_from_the_gateway(kernel: Kernel):
     name = f"complete-{os.getpid()}"
     kernel.ok(f"%%faas --name {name} --env python\n1")
-    kernel.client.complete(f"%%faas --name {name[:9]}", 23)
-    assert name in kernel.client.get_shell_msg(timeout=20)["content"]["matches"]
+    found = kernel.complete(f"%%faas --name {name[:9]}", 23)["matches"]
+    assert name in found
     assert "notebook" in kernel.value(
         "from faas_magics.probe import ask; [e['name'] for e in ask('/api/v1/environments')]"
     )
-    kernel.client.complete("%%faas --env python-", 20)
-    assert kernel.client.get_shell_msg(timeout=20)["content"]["matches"] == ["python-ai"]
+    found = kernel.complete("%%faas --env python-", 20)["matches"]
+    assert found == ["python-ai"]
 
 
 def test_a_shell_session_keeps_its_state_and_reports_an_exit_status(another_kernel: Kernel):

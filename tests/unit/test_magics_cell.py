@@ -98,15 +98,29 @@ def test_an_error_name_from_a_sandbox_that_is_no_name_is_not_used(shell: Shell):
         ("exit_code", "ExitStatus"),
     ],
 )
-def test_a_cause_without_a_traceback_is_one_line_with_its_hint(
+def test_a_cause_without_a_traceback_is_one_line(
     shell: Shell, code: str, name: str, capsys: pytest.CaptureFixture[str]
 ):
-    error = shell.fail(f"%%faas\nfail({code!r}, '', 'try less')")
+    error = shell.fail(f"%%faas\nfail({code!r}, 'it went wrong', 'use the API')")
     assert type(error).__name__ == name
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    assert "Try less" in out
+    assert "it went wrong" in out
+    assert "use the API" not in out
     assert "Traceback" not in out
+
+
+def test_a_cause_that_is_not_known_here_keeps_the_gateways_hint(shell: Shell):
+    error = shell.fail("%%faas\nfail('meteor_strike', '', 'look up')")
+    assert type(error).__name__ == "MeteorStrike"
+    assert "Look up" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [("oom", "--memory MB"), ("timeout", "--timeout S"), ("output_truncated", "write to a file")]
+)
+def test_what_to_do_about_a_cause_is_said_in_the_words_of_a_notebook(shell: Shell, code: str, hint: str):
+    assert hint in str(shell.fail(f"%%faas\nfail({code!r})"))
 
 
 def test_a_timeout_names_the_option_and_says_that_the_session_goes_on(shell: Shell):

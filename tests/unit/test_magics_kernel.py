@@ -111,8 +111,7 @@ def test_the_stop_button_while_a_session_is_opened_cancels_it(kernel: Kernel):
 
 
 def test_completion_in_a_kernel_replaces_the_whole_name(kernel: Kernel):
-    kernel.client.complete("%%faas --env python-a\nx", 21)
-    content = kernel.client.get_shell_msg(timeout=20)["content"]
+    content = kernel.complete("%%faas --env python-a\nx", 21)
     assert content["matches"] == ["python-ai"]
     assert (content["cursor_start"], content["cursor_end"]) == (13, 21)
 

@@ -240,11 +240,11 @@ def test_a_claimed_size_is_refused_before_anything_is_allocated(name: str) -> No
         decode(data)  # the first time imports packages
     tracemalloc.start()
     try:
-        started = time.monotonic()
+        started = time.process_time()
         with pytest.raises(ValueDecodeError):
             decode(data)
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2
     finally:
         tracemalloc.stop()
 

@@ -181,6 +181,8 @@ class Channel:
         self._need = framing.HEADER.size
         self._header: tuple[int, int] | None = None
         self.ended = False
+        self.malformed = False
+        """It ended by a frame that no guest of ours sends."""
         self._paused = False
         self._sending = asyncio.Lock()
         sock.setblocking(False)
@@ -214,7 +216,7 @@ class Channel:
             json_size, body_size = self._header = framing.HEADER.unpack(self._take(framing.HEADER.size))
             self._need = json_size + body_size
             if json_size > framing.JSON_LIMIT_BYTES or body_size > framing.BODY_LIMIT_BYTES:
-                self._end()
+                self._end(malformed=True)
             return
         data = self._take(self._need)
         size = self._header[0]
@@ -222,14 +224,14 @@ class Channel:
         try:
             message = orjson.loads(data[:size])
         except orjson.JSONDecodeError:
-            self._end()
+            self._end(malformed=True)
             return
         if isinstance(message, dict):
             self._on_frame(message, data[size:])  # type: ignore[arg-type]
 
-    def _end(self) -> None:
+    def _end(self, *, malformed: bool = False) -> None:
         if not self.ended:
-            self.ended = True
+            self.ended, self.malformed = True, malformed
             self._loop.remove_reader(self.sock)
             self._on_end()
 

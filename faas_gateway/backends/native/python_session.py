@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -23,6 +24,16 @@ from faas_gateway.backends.native.session import STATUS_S, NativeSandbox, signal
 
 QUEUE_CHUNKS = 16
 _MAX_TRACEBACK = 1000
+CHANNEL_CLOSED = Ended(
+    "died",
+    "the code closed the channel of its own interpreter, or put another program in its place (exec)",
+    "Start a new session; its variables are gone.",
+)
+CHANNEL_MISUSED = Ended(
+    "died",
+    "the code wrote something malformed to the channel of its own interpreter",
+    "Start a new session; its variables are gone.",
+)
 
 
 class PythonSandbox(NativeSandbox):
@@ -41,7 +52,6 @@ class PythonSandbox(NativeSandbox):
         self._chunks: asyncio.Queue[bytes | None] | None = None
         self._status: int | None = None
         self._guest_gone: asyncio.TimerHandle | None = None
-        self._running = False
         self._loop.add_reader(guest_pidfd, self._guest_exited)
 
     # ---- frames -----------------------------------------------------------------------------------------
@@ -70,7 +80,10 @@ class PythonSandbox(NativeSandbox):
 
     def on_channel_end(self) -> None:
         """The guest has closed its channel: it has ended, or code has closed it. Either way it is of no more use."""
-        self._guest_exited()
+        if self._channel.malformed:
+            self.finish(self._doom or CHANNEL_MISUSED)
+        else:
+            self._guest_exited()
 
     # ---- the end ----------------------------------------------------------------------------------------
     def _guest_exited(self) -> None:
@@ -93,7 +106,13 @@ class PythonSandbox(NativeSandbox):
     def _settle(self) -> None:
         if self._guest_gone is not None:
             self._guest_gone.cancel()
-        self.finish(self._doom or self.cause(self._status))
+        if self._status is None and self._channel.ended and not self._has_exited():
+            self.finish(self._doom or CHANNEL_CLOSED)
+        else:
+            self.finish(self._doom or self.cause(self._status))
+
+    def _has_exited(self) -> bool:
+        return self._guest_pidfd < 0 or bool(select.select([self._guest_pidfd], [], [], 0)[0])
 
     def on_end(self, ended: Ended) -> None:
         for pipe in self._pipes:
@@ -160,7 +179,7 @@ class PythonSandbox(NativeSandbox):
         self.check()
         self._output.attach(sink)
         self.busy += 1
-        self._running = True
+        self.begun += 1
         try:
             m = await self._ask(
                 {
@@ -171,7 +190,6 @@ class PythonSandbox(NativeSandbox):
                 }
             )
         finally:
-            self._running = False
             self.busy -= 1
             self._output.detach()
         return self._reply(m)
@@ -214,7 +232,7 @@ class PythonSandbox(NativeSandbox):
 
     async def interrupt(self) -> None:
         await super().interrupt()
-        if self._running and self._guest_pidfd >= 0:
+        if self._replies and self._guest_pidfd >= 0:
             signal_group(self._guest_pidfd, 2)
 
     # ---- variables --------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class NativeSandbox(Sandbox, ABC):
         self.enforcement = enforcement
         self.degraded = degraded
         self.group = group
-        self.busy = 0
+        self.busy = self.begun = 0
         self.writes_blocked = False
         self._launcher = launcher
         self._agents = agents
@@ -161,6 +161,7 @@ class NativeSandbox(Sandbox, ABC):
         interrupted = anyio.Event()
         self._commands.add(interrupted)
         self.busy += 1
+        self.begun += 1
         try:
             return await self._agents.run(request, sink, interrupted, script)
         except AgentGone as e:

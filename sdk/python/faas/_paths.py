@@ -27,7 +27,7 @@ def runtime_dir() -> Path:
     xdg = os.environ.get("XDG_RUNTIME_DIR", "")
     if xdg.startswith("/") and _private_dir_problem(Path(xdg)) is None:
         return Path(xdg, "faas")
-    return Path(f"/tmp/faas-{os.geteuid()}")  # noqa: S108 - its owner and mode are checked before it is used
+    return Path(f"/tmp/faas-{os.geteuid()}")  # its owner and mode are checked before it is used
 
 
 def state_dir() -> Path:
