@@ -38,7 +38,7 @@ class VariableProblem(Exception):
         self.code = code
 
 
-def listing(namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> list[dict[str, Any]]:
+def listing(namespace: Mapping[Any, Any], hidden: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The user's own variables, modules left out, as a variable inspector shows them."""
     found: list[dict[str, Any]] = []
     names = sorted(name for name in list(namespace) if isinstance(name, str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -21,6 +22,7 @@ from faas_gateway.store.worker import Pending, Worker
 
 BUSY_TIMEOUT_MS = 2000
 PRUNE_EVERY = 500
+FLUSH_S = 0.1
 REQUESTS_PER_EXECUTION_KEPT = 10
 
 
@@ -74,6 +76,8 @@ class ExecutionStore:
         self._deadline_s = deadline_s
         self._rows_kept = rows_kept
         self._inserted = 0
+        self._finished: list[dict[str, Any]] = []
+        self._flush_handle: asyncio.TimerHandle | None = None
 
     def insert(self, record: ExecutionRecord) -> Pending[None]:
         """Write a new execution; the caller waits for it before it tells anybody that there is one.
@@ -107,9 +111,19 @@ class ExecutionStore:
         self._worker.post(lambda c: c.execute(statement))
 
     def add_request(self, record: RequestRecord) -> None:
-        """Write a finished request, as soon as the database takes it."""
-        row = dict(vars(record))
-        self._worker.post(lambda c: c.execute(schema.requests.insert(), row))
+        """Write a finished request soon: many of them at a time, and none while its answer is on its way."""
+        self._finished.append(dict(vars(record)))
+        if self._flush_handle is None:
+            self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand the finished requests to the worker now."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self._finished:
+            rows, self._finished = self._finished, []
+            self._worker.post(lambda c: c.execute(schema.requests.insert(), rows))
 
     async def get(self, id_or_name: str) -> ExecutionRecord | None:
         """The execution of that id, else the newest of that name."""
@@ -205,7 +219,11 @@ async def open_store(path: Path, *, deadline_s: float, rows_kept: int) -> AsyncG
                 "a newer version of faas wrote it.",
                 hint=f"Upgrade faas, or move {path} away.",
             )
-        yield ExecutionStore(worker, deadline_s, rows_kept)
+        store = ExecutionStore(worker, deadline_s, rows_kept)
+        try:
+            yield store
+        finally:
+            store.flush()
     finally:
         await worker.close(deadline_s)
 

