@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 from . import framing, variables
@@ -37,6 +38,7 @@ class Session:
         self._standard = standard
         self._sequence = 0
         self._pid = os.getpid()
+        self._sending = threading.Lock()
         session = kernel.session
         assert isinstance(session, ChannelSession)
         session.emit = self._emit
@@ -95,16 +97,17 @@ class Session:
     def _answer(self, kind: str, m: dict[str, Any]) -> None:
         """The requests that run none of the user's code of their own; they can be interrupted all the same."""
         namespace = self._kernel.shell.user_ns
+        pushed = self._chunks() if kind == "push" else []
+        chunks: list[bytes] = []
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             if kind == "variables":
                 reply: dict[str, Any] = {"variables": variables.listing(namespace, self._kernel.shell.user_ns_hidden)}
             elif kind == "pull":
-                for chunk in variables.encoded(namespace, m["name"]):
-                    framing.send(self._channel, {"type": "chunk"}, chunk)
+                chunks = list(variables.encoded(namespace, m["name"]))
                 reply = {}
             elif kind == "push":
-                namespace[m["name"]] = variables.decoded(self._chunks())
+                namespace[m["name"]] = variables.decoded(pushed)
                 reply = {}
             else:
                 reply = {"problem": "unknown_request", "detail": f"the guest knows no {kind!r}"}
@@ -116,6 +119,8 @@ class Session:
             reply = {"problem": "not_transferable", "detail": f"{type(e).__name__}: {e}"}
         finally:
             signal.signal(signal.SIGINT, _ignore)
+        for chunk in chunks:
+            framing.send(self._channel, {"type": "chunk"}, chunk)
         self._send({"type": "reply", "id": m["id"], **reply})
 
     def _chunks(self) -> list[bytes]:
@@ -159,7 +164,8 @@ class Session:
         finally:
             signal.signal(signal.SIGINT, _ignore)
         shell.exit_now = False
-        for stream in (sys.stdout, sys.stderr):  # a replacement of the user's may buffer too
+        for name in ("stdout", "stderr"):  # a replacement of the user's may buffer too
+            stream: Any = getattr(sys, name, None)
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         self._standard.settle()
@@ -179,7 +185,18 @@ class Session:
         self._send(message | {"sizes": [len(b) for b in buffers]}, b"".join(buffers))
 
     def _send(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Marks into the pipes first, then the frame: the reader finds both, in that order."""
+        """Marks into the pipes first, then the frame: the reader finds both, in that order.
+
+        Threads of the user may display at the same time, and an interrupt must not cut a frame in two.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with self._sending:
+                self._send_whole(message, body)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _send_whole(self, message: dict[str, Any], body: bytes) -> None:
         self._sequence += 1
         message["seq"] = self._sequence
         data = _encoded(message)

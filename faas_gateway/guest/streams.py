@@ -108,11 +108,12 @@ class Standard:
         _before_children(self.flush)
 
     def restore(self) -> None:
-        """Put 1, 2, sys.stdout and sys.stderr back if code has closed them. A replacement that works stays."""
+        """Put 1, 2, sys.stdout and sys.stderr back where code has closed or redirected them in an earlier request.
+
+        An object that code has put in the place of sys.stdout stays.
+        """
         for number, name in ((1, "stdout"), (2, "stderr")):
-            try:
-                os.fstat(number)
-            except OSError:
+            if not _same(number, self._pipes[number]):
                 os.dup2(self._pipes[number], number)
             stream = getattr(sys, name, None)
             if stream is None or getattr(stream, "closed", False):
@@ -157,6 +158,13 @@ def _before_children(flush: Callable[[], None]) -> None:
         for name in names:
             if hasattr(module, name):
                 setattr(module, name, flushing(getattr(module, name)))
+
+
+def _same(a: int, b: int) -> bool:
+    try:
+        return os.path.sameopenfile(a, b)
+    except OSError:
+        return False
 
 
 def _high(fd: int) -> int:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -23,6 +26,8 @@ from faas_gateway.guest import framing
 READ_BYTES = 256 << 10
 BUSY_BYTES = 64 << 10
 PAUSE_S = 0.004
+HELD_S = 5.0
+"""A mark whose frame does not come in this time is forged: nothing else may stand between the two."""
 IDLE_LIMIT = 1 << 20
 """Characters of output kept that came while no request ran; the next request gets them."""
 
@@ -41,6 +46,8 @@ class Pipe:
         self._passed = 0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._held_since = 0.0
         self._reading = False
         self.ended = False
         os.set_blocking(fd, False)
@@ -97,8 +104,28 @@ class Pipe:
             self._emit(self._buffer[:at])
             self._buffer = self._buffer[end:]
             if number > self._passed:
-                self._held = number
-        return
+                self._hold(number)
+
+    def _hold(self, number: int) -> None:
+        self._held, self._held_since = number, self._loop.time()
+        if self._late is None:
+            self._late = self._loop.call_later(HELD_S, self._let_go)
+
+    def _let_go(self) -> None:
+        self._late = None
+        if self._held is None or self.ended:
+            return
+        left = self._held_since + HELD_S - self._loop.time()
+        if left > 0:
+            self._late = self._loop.call_later(left, self._let_go)
+        else:
+            self._held = None
+            self.go_on()
+
+    def _waiting(self) -> int:
+        """Bytes in the pipe now (FIONREAD): who only reads these comes to an end, whoever goes on writing."""
+        size: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        return size
 
     def _emit(self, data: bytes) -> None:
         text = self._decoder.decode(data, self.ended and not self._buffer)
@@ -107,6 +134,7 @@ class Pipe:
 
     def up_to(self, number: int) -> None:
         """Pass on what comes before this frame's mark, reading what is in the pipe now."""
+        waiting = self._waiting()
         while not self.ended:
             if self._held is not None:
                 if self._held > number:
@@ -115,7 +143,9 @@ class Pipe:
                     break
                 self._held = None
                 self._scan()
-            elif not self._read():
+            elif waiting > 0 and (size := self._read()):
+                waiting -= size
+            else:
                 break
         self._passed = number
         if self._held == number:
@@ -129,18 +159,23 @@ class Pipe:
 
     def drain(self) -> None:
         """Take what is there now, marks or not."""
-        self._held = None
-        self._scan()
-        while not self.ended and self._read():
+        waiting = self._waiting()
+        while not self.ended:
             self._held = None
+            self._scan()
+            if waiting < 0 or not (size := self._read()):  # one read more than there is, to meet the end
+                break
+            waiting -= size or 1
+        self._held = None
         self._scan()
 
     def close(self) -> None:
         if self.fd < 0:
             return
         self._pause()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._late):
+            if timer is not None:
+                timer.cancel()
         self.ended = True
         os.close(self.fd)
         self.fd = -1
