@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 4
 
-.PHONY: demo test lab install lint unit clean
+.PHONY: demo test lab install lint unit bench clean
 
 demo: install ## execute the quickstart notebook and show each cell's output
 	@$(BIN)/python scripts/demo.py
@@ -33,6 +33,9 @@ lint: install
 
 unit: install ## the fast ring
 	@$(BIN)/python -m pytest -n $(JOBS) tests/unit
+
+bench: install ## all benchmarks, about five minutes; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build

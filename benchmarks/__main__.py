@@ -39,11 +39,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
-    parser.add_argument("names", nargs="*", metavar="name", choices=[*NAMES, []], help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="name", type=_name, help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="a smoke run: few repetitions, RESULTS.md stays")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     parser.add_argument("--state-dir", type=Path, default=STATE, metavar="DIR", help="where built packages are kept")
     return parser
+
+
+def _name(text: str) -> str:
+    if text not in NAMES:
+        raise argparse.ArgumentTypeError(f"there is no benchmark {text!r}, but {', '.join(NAMES)}")
+    return text
 
 
 if __name__ == "__main__":

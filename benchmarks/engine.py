@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 NONE = "no engine here"
@@ -32,7 +32,7 @@ def run_seconds(name: str) -> float:
 
 
 @contextmanager
-def container(name: str) -> Iterator[str]:
+def container(name: str) -> Generator[str]:
     """A container that waits, for `exec_seconds`; removed at the end."""
     started = _docker("run", "--detach", "--rm", "--network", "none", name, "sleep", "3600").strip()
     try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,23 +23,16 @@ class Gateway:
     """A running gateway.
 
     Attributes:
+        process: the gateway's own.
         env: variables that lead clients, kernels included, to it.
         folder: a folder for the benchmark's own files, gone at the end.
     """
 
-    def __init__(self, state: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="faas-bench-"))
-        self.state = state
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.env = {
-            "FAAS_RUNTIME_DIR": str(self.folder / "run"),
-            "FAAS_STATE_DIR": str(state),
-            "FAAS_API_KEY": "",
-            "FAAS_ENDPOINT": "",
-        }
-        os.environ.update(self.env)
-        with SyncFaaSClient() as client:
-            self.process = psutil.Process(client.health().pid)
+    def __init__(self, process: psutil.Process, folder: Path, state: Path, env: dict[str, str]) -> None:
+        self.process = process
+        self.folder = folder
+        self.env = env
+        self._state = state
 
     def family(self) -> list[psutil.Process]:
         """The gateway and all below it: launcher, warm processes, sandboxes."""
@@ -55,28 +47,44 @@ class Gateway:
         family = self.family()
         self.process.terminate()
         _, alive = psutil.wait_procs(family, timeout=STOP_S)
-        shutil.rmtree(self.folder)
-        mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.state) in line]
-        runs = list(self.state.glob("native/runs/*"))
+        mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self._state) in line]
+        runs = list(self._state.glob("native/runs/*"))
         if alive or mounts or runs:
             raise LeftBehind(f"processes {alive}, mounts {mounts}, runs {runs}")
 
 
 @contextmanager
-def gateway(state: Path) -> Iterator[Gateway]:
+def gateway(state: Path) -> Generator[Gateway]:
     """Start a gateway whose layers are kept in this folder, lead this process to it, and end it."""
-    before = {
-        name: os.environ.get(name) for name in ("FAAS_RUNTIME_DIR", "FAAS_STATE_DIR", "FAAS_API_KEY", "FAAS_ENDPOINT")
-    }
-    running = Gateway(state)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="faas-bench-") as name:
+        folder = Path(name)
+        env = {
+            "FAAS_RUNTIME_DIR": str(folder / "run"),
+            "FAAS_STATE_DIR": str(state),
+            "FAAS_API_KEY": "",
+            "FAAS_ENDPOINT": "",
+        }
+        with _environment(env):
+            with SyncFaaSClient() as client:
+                running = Gateway(psutil.Process(client.health().pid), folder, state, env)
+            try:
+                yield running
+            finally:
+                running.stop()
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
     try:
-        yield running
+        yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        running.stop()
 
 
 def pss_bytes(processes: Iterable[psutil.Process]) -> int:

@@ -53,7 +53,7 @@ def run(plan: Plan) -> Report:
         ],
         numbers={"session_mb": each, "local_mb": local, "before_mb": before / 1e6},
         notes=[
-            "Proportional set size of the gateway, its launcher, the warm processes and all in the sandboxes; before the "
-            f"first of the N sessions, with the warm process running, that was {before / 1e6:.0f} MB."
+            "Proportional set size of the gateway, its launcher, the warm processes and all in the sandboxes; before "
+            f"the first of the N sessions, with the warm process running, that was {before / 1e6:.0f} MB."
         ],
     )

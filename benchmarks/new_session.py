@@ -65,8 +65,8 @@ def run(plan: Plan) -> Report:
             "local_p50_ms": local,
         },
         notes=[
-            "Each session was asked whether the modules are in sys.modules. Back to back: the next is asked for as soon "
-            "as the one before is closed. The verdict is on the slower of the two."
+            "Each session was asked whether the modules are in sys.modules. Back to back: the next is asked for as "
+            "soon as the one before is closed. The verdict is on the slower of the two."
         ],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Kernel:
 
 
 @contextmanager
-def kernel(folder: Path, env: Mapping[str, str], name: str = "bench") -> Iterator[Kernel]:
+def kernel(folder: Path, env: Mapping[str, str], name: str = "bench") -> Generator[Kernel]:
     """Start a kernel of this very Python with these environment variables; ended as Jupyter ends one."""
     # No folder of kernelspecs: then it is this interpreter, whatever the user has installed.
     manager = KernelManager(

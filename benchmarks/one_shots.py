@@ -31,7 +31,7 @@ class Burst:
     way: str
     at_once: int
     seconds: float = 0.0
-    took_s: list[float] = field(default_factory=lambda: [])
+    took_s: list[float] = field(default_factory=list[float])
     errors: int = 0
     gateway_cpu_s: float = 0.0
 

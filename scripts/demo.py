@@ -38,7 +38,7 @@ Where to go next
   {notebook}
                               the notebook as it was just executed
   README.md                   what the sandbox protects from, and what it does not
-  faas execute "echo hello"   the same from the terminal (.venv/bin/faas)
+  .venv/bin/faas doctor       what this machine can do, and how to mend what is degraded
 """
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

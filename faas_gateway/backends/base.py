@@ -138,7 +138,7 @@ class Ended:
     hint: str = ""
 
 
-class SandboxEnded(Exception):  # noqa: N818 - it is a fact about a sandbox, told to whoever waits on it
+class SandboxEnded(Exception):
     """Raised by every method of a sandbox that ends, or has ended, underneath the call."""
 
     def __init__(self, ended: Ended) -> None:
@@ -146,7 +146,7 @@ class SandboxEnded(Exception):  # noqa: N818 - it is a fact about a sandbox, tol
         self.ended = ended
 
 
-class BackendUnavailable(Exception):  # noqa: N818
+class BackendUnavailable(Exception):
     """This machine cannot make sandboxes of this kind. `remedy` says what lifts the restriction."""
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -155,7 +155,7 @@ class BackendUnavailable(Exception):  # noqa: N818
         self.remedy = remedy
 
 
-class BuildFailed(Exception):  # noqa: N818
+class BuildFailed(Exception):
     """A build step failed; `output` is the end of what it printed."""
 
     def __init__(self, step: str, output: str) -> None:
@@ -164,19 +164,19 @@ class BuildFailed(Exception):  # noqa: N818
         self.output = output
 
 
-class StartFailed(Exception):  # noqa: N818
+class StartFailed(Exception):
     """A sandbox could not be made; the message names the call that failed."""
 
 
-class NotTransferable(Exception):  # noqa: N818
+class NotTransferable(Exception):
     """A variable's value has no safe form to travel in, or the guest refused it."""
 
 
-class UnknownVariable(Exception):  # noqa: N818
+class UnknownVariable(Exception):
     """No variable of that name in the session."""
 
 
-class FileProblem(Exception):  # noqa: N818
+class FileProblem(Exception):
     """A file operation inside a sandbox failed: `errno` and the path as the caller gave it."""
 
     def __init__(self, errno: int, message: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 import sys
 import threading
-from typing import Any
+from json import dumps  # by name: code of the user may replace it in the module
+from os import getpid
+from typing import Any, NoReturn
 
 from . import framing, variables
 from .shell import ChannelSession
@@ -37,7 +38,7 @@ class Session:
         self._channel = channel
         self._standard = standard
         self._sequence = 0
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._sending = threading.Lock()
         session = kernel.session
         assert isinstance(session, ChannelSession)
@@ -55,12 +56,20 @@ class Session:
             while not loop.is_closed():
                 try:
                     loop.run_until_complete(task)
-                except RuntimeError:
-                    continue  # code has stopped the loop: run on; has closed it: make another
-                except KeyboardInterrupt:
-                    continue
+                except (RuntimeError, KeyboardInterrupt, asyncio.CancelledError) as e:
+                    if task.done() and not task.cancelled() and task.exception() is e:
+                        self._broken(e)
+                    # else code has stopped the loop: run on; has closed it, or cancelled every task: begin anew
+                except Exception as e:  # noqa: BLE001 - code may break what we stand on: its own builtins, our channel
+                    self._broken(e)
                 if task.done():
-                    os._exit(0)
+                    task = loop.create_task(self._serve())
+
+    def _broken(self, error: BaseException) -> NoReturn:
+        """Say in one line what happened, and end: there is no way on from here."""
+        with contextlib.suppress(Exception):
+            os.write(2, f"[the interpreter of this session broke: {type(error).__name__}: {error}]\n".encode())
+        os._exit(framing.BROKEN_STATUS)
 
     async def _serve(self) -> None:
         from tornado.ioloop import IOLoop
@@ -78,7 +87,7 @@ class Session:
             if frame is None:
                 os._exit(0)
             await self._handle(*frame)
-            if os.getpid() != self._pid:
+            if getpid() != self._pid:
                 os._exit(0)  # a child that code has forked and that came to the end of the cell
 
     async def _handle(self, m: dict[str, Any], body: bytes) -> None:
@@ -141,9 +150,9 @@ class Session:
             shell.execution_count = m["execution_count"]
         if m.get("magic_line") and not code.lstrip().startswith("%%"):
             code = f"# {m['magic_line']}\n{code}"  # the first line of the cell: line numbers are then the notebook's
+        self._standard.restore()
         parent = kernel.session.msg("execute_request", {"code": code})
         kernel.set_parent([b"gateway"], parent, channel="shell")
-        self._standard.restore()
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             reply = await kernel.do_execute(code, False, store_history=True, allow_stdin=False)
@@ -174,7 +183,7 @@ class Session:
 
     def _emit(self, msg: dict[str, Any], buffers: list[bytes]) -> None:
         kind = msg["header"]["msg_type"]
-        if kind not in _SHOWN or os.getpid() != self._pid:
+        if kind not in _SHOWN or getpid() != self._pid:
             return
         message: dict[str, Any] = {
             "type": "message",
@@ -189,12 +198,20 @@ class Session:
 
         Threads of the user may display at the same time, and an interrupt must not cut a frame in two.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        if threading.current_thread() is not threading.main_thread():
+            with self._sending:
+                self._send_whole(message, body)
+            return
+        # not blocked: the kernel would hand the signal to another thread, and Python the call to this one all the same
+        noted: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
         try:
             with self._sending:
                 self._send_whole(message, body)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        if noted and callable(before):
+            before(signal.SIGINT, None)
 
     def _send_whole(self, message: dict[str, Any], body: bytes) -> None:
         self._sequence += 1
@@ -214,9 +231,9 @@ class Session:
 
 def _encoded(message: dict[str, Any]) -> bytes:
     try:
-        text = json.dumps(message, allow_nan=False, default=str, ensure_ascii=False)
+        text = dumps(message, allow_nan=False, default=str, ensure_ascii=False)
     except ValueError:
-        text = json.dumps(_finite(message), default=str, ensure_ascii=False)
+        text = dumps(_finite(message), default=str, ensure_ascii=False)
     return text.encode("utf-8", "replace")  # JSON cannot carry what stands for an undecodable byte of a file name
 
 

@@ -93,16 +93,15 @@ def jupyterlab(folder: Path, env: Mapping[str, str]) -> Generator[str]:
     try:
         yield f"http://127.0.0.1:{_port(server, home / 'runtime', log)}/lab/tree/{{}}?token={token}"
     finally:
-        # A gateway that a kernel started detaches itself: it is not of this family, and has its own owner.
-        family = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
-        family = [process for process in family if process.name() != "faas-gateway"]
+        # Its kernels are its children. A gateway that a kernel started is a grandchild, and has an owner of its own.
+        kernels = psutil.Process(server.pid).children() if server.poll() is None else []
         server.terminate()
         try:
             server.wait(20)
         finally:
             server.kill()
             server.wait(10)
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(kernels, timeout=10)
         for process in alive:
             process.kill()
         if alive:

@@ -26,6 +26,7 @@ from faas_gateway.backends.base import (
 from faas_gateway.backends.native.agents import AgentGone, Agents, Script
 from faas_gateway.backends.native.launcher.cgroups import Group
 from faas_gateway.backends.native.link import Launcher, LauncherGone
+from faas_gateway.guest import framing
 
 CLOSE_S = 15.0
 STATUS_S = 1.0
@@ -252,6 +253,12 @@ def how_it_died(status: int | None) -> Ended:
         except ValueError:
             name = f"signal {-status}"
         return Ended("died", f"the interpreter crashed ({name})", "Start a new session; its variables are gone.")
+    if status == framing.BROKEN_STATUS:
+        return Ended(
+            "died",
+            "the interpreter broke: the code replaced or closed something that it stands on (stderr has the error)",
+            "Start a new session; its variables are gone.",
+        )
     return Ended(
         "died",
         f"the code ended its own interpreter (exit status {status})",

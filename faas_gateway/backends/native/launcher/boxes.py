@@ -57,6 +57,10 @@ class Run:
             os.chown(path, self._host_uid, self._host_uid)
         return os.path.relpath(path, self.store)
 
+    def remove_box(self, relative: str) -> None:
+        """Remove a folder that `make_box` has made."""
+        removal.remove(f"{self.store}/{relative}")
+
     def close(self) -> None:
         removal.remove(self.folder)
         os.close(self._held)
@@ -92,9 +96,8 @@ def _lines(path: str) -> list[str]:
 class Box:
     """One sandbox as the launcher holds it."""
 
-    def __init__(self, name: str, run: Run, template: str) -> None:
+    def __init__(self, name: str, run: Run) -> None:
         self.name = self.made_as = name
-        self.template = template
         self.init: socket.socket | None = None
         self.init_pid = 0
         self.init_pidfd = -1

@@ -38,12 +38,14 @@ class Sandboxes:
         self._templates = templates
         self._next_pid = next_pid
         self._boxes: dict[str, boxes.Box] = {}
+        self._made_of: dict[boxes.Box, Template] = {}
 
     def make(self, m: wire.Message) -> Generator[schedule.Wait, wire.Received, tuple[wire.Message, list[int]]]:
         """Returns what holds which limit, and descriptors: [channel, stdout, stderr, guest's pidfd,] init's pidfd."""
         template = self._templates.get(m["template"])
-        box = boxes.Box(m["box"], self._run, template.name)
+        box = boxes.Box(m["box"], self._run)
         template.boxes.add(box.name)
+        self._made_of[box] = template
         fds: list[int] = []
         try:
             namespaces = yield from self._namespaces(template, box, m)
@@ -137,7 +139,7 @@ class Sandboxes:
         box = self._boxes.pop(name, None)
         if box is None:
             raise OSError(3, "the sandbox has ended")
-        template = self._templates.get(box.template)
+        template = self._made_of[box]
         template.boxes.discard(name)
         box.rename(to)
         template.boxes.add(to)
@@ -154,11 +156,11 @@ class Sandboxes:
             yield from self._end(box)
 
     def _end(self, box: boxes.Box) -> Steps:
-        self._templates.left(box.template, box.name)
         box.kill()
         if box.init_pidfd >= 0:
             with contextlib.suppress(schedule.DeadlinePassed):  # even SIGKILL may have to wait: tried again below
                 yield schedule.Readable(box.init_pidfd), KILL_S
+        self._templates.left(self._made_of.pop(box), box.name)
         self._release(box, 0.002)
 
     def _release(self, box: boxes.Box, delay_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -31,6 +32,8 @@ class Template:
         self.control: socket.socket | None = None
         self.files: str | None = None
         self.boxes: set[str] = set()
+        self.folders: list[str] = []
+        self.retired = False
 
     @property
     def has_guest(self) -> bool:
@@ -57,6 +60,7 @@ class Templates:
         self._on_guest_exit = on_guest_exit
         self._on_gone = on_gone
         self._templates: dict[str, Template] = {}
+        self._all: set[Template] = set()  # also those that end with their last sandbox
 
     def get(self, name: str) -> Template:
         """The template, its warm process alive. Raises OSError."""
@@ -72,6 +76,7 @@ class Templates:
         if pid == 0:
             self._become_init(near, far, spec)
         far.close()
+        template: Template | None = None
         try:
             expect((yield near, START_S))
             self._write_maps(pid)
@@ -82,8 +87,11 @@ class Templates:
                 yield from self._warm(template, sizes)
         except OSError:
             near.close()
+            if template is not None:
+                self._remove_files(template)
             raise
         self._templates[name] = template
+        self._all.add(template)
         self._loop.watch(near.fileno(), lambda: self._init_gone(template))
 
     def _become_init(self, near: socket.socket, far: socket.socket, spec: dict[str, Any]) -> NoReturn:
@@ -113,7 +121,8 @@ class Templates:
         for files in ("overlay", "tmpfs"):
             reply, reply_far = wire.pair()
             control, control_far = wire.pair()
-            box = self._run.make_box(f"t-{template.name}-{files}")
+            box = self._run.make_box(f"t-{template.name}-{secrets.token_hex(4)}")
+            template.folders.append(box)
             order = {"op": "guest", "box": box, "files": files, "pid": self._next_pid(), **sizes}
             order |= {"argv": template.spec["argv"], "env": template.spec["env"]}
             wire.send(template.init, order, [reply_far.fileno(), control_far.fileno()])
@@ -142,7 +151,7 @@ class Templates:
         assert template.control is not None
         message = wire.receive(template.control).message
         if message is None:
-            self._drop_guest(template)
+            self.cool(template.name)
             self._on_gone(template.name)
         else:  # it reaps the guests that were forked from it
             self._on_guest_exit(message["box"], message["status"])
@@ -161,31 +170,37 @@ class Templates:
 
     def cool(self, name: str) -> None:
         """End a warm process; its init stays until the last sandbox below it has ended."""
-        template = self._templates.get(name)
+        template = self._templates.pop(name, None)
         if template is not None:
+            template.retired = True
             self._drop_guest(template)
-            self.retire(template)
+            self._retire(template)
 
-    def left(self, name: str, box: str) -> None:
+    def left(self, template: Template, box: str) -> None:
         """A sandbox of this template has ended."""
-        template = self._templates.get(name)
-        if template is not None:
-            template.boxes.discard(box)
-            self.retire(template)
+        template.boxes.discard(box)
+        self._retire(template)
 
-    def retire(self, template: Template) -> None:
-        if template.has_guest and template.control is None and not template.boxes:
+    def _retire(self, template: Template) -> None:
+        if template.retired and not template.boxes:
             self._forget(template)
 
     def _forget(self, template: Template) -> None:
         if self._templates.get(template.name) is template:
             del self._templates[template.name]
+        self._all.discard(template)
         if template.init.fileno() >= 0:
             self._loop.unwatch(template.init.fileno())
             template.init.close()
+        self._remove_files(template)
+
+    def _remove_files(self, template: Template) -> None:
+        for folder in template.folders:
+            self._run.remove_box(folder)
+        template.folders.clear()
 
     def close(self) -> None:
-        for template in self._templates.values():
+        for template in self._all:
             template.init.close()
 
 
