@@ -47,11 +47,19 @@ class Stream(io.TextIOWrapper):
         if now - self._since > WINDOW_S:
             self._since, self._writes = now, 0
         elif self._writes == DIRECT_WRITES:
+            # from here on to the end of the cell a write only fills the buffer, at the speed of C: print finds this
+            # attribute before our method, and the thread writes out what nothing follows
+            self.write = super().write
             self._on_burst()
         self._writes += 1
         if self._writes <= DIRECT_WRITES:
             self._raw.flush()
         return count
+
+    def calm(self) -> None:
+        """After a burst: written at once again."""
+        with contextlib.suppress(AttributeError):
+            del self.write
 
     def flush_bytes(self) -> None:
         """Write out what is buffered; code may have closed us."""
@@ -131,6 +139,8 @@ class Standard:
     def settle(self) -> None:
         """At the end of a request: all is written, and the thread is gone."""
         self._flusher.stop()
+        for stream in self._streams:
+            stream.calm()
         self.flush()
 
     def mark(self, sequence: int) -> None:

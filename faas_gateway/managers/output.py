@@ -142,6 +142,6 @@ class Output:
 
     def _stop(self, reason: str) -> None:
         self._open = False
-        self._result.truncated = True
+        self._result.lost = True
         self._add_text("stderr", f"\n[output stopped: {reason}]\n", last=True)
         self._on_overflow(reason)

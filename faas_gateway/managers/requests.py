@@ -210,7 +210,7 @@ class Request:
             status=outcome.status,
             exit_code=outcome.exit_code,
             duration=time.monotonic() - self._clock if self.started_at is not None else 0.0,
-            truncated=self._built.truncated,
+            truncated=self._built.lost,
             error=outcome.error,
             execution_count=outcome.execution_count,
             notes=self._notes + self._built.notes(),
@@ -225,9 +225,10 @@ class Request:
         """Encode the whole result, and let go of what it was made of."""
         built, folder, memory = self._built, self._settings.spool_dir, self._settings.log_memory_bytes
         output = {"stdout": built.stdout, "stderr": built.stderr, "outputs": built.outputs}
+        whole = {"truncated": built.truncated or built.lost}
         built.clear()
         try:
-            return SpooledBytes(slim.model_copy(update=output).model_dump_json().encode(), folder, memory)
+            return SpooledBytes(slim.model_copy(update=output | whole).model_dump_json().encode(), folder, memory)
         except OSError:
             slim.truncated = True
             slim.notes.append("the gateway had no space to keep the output")

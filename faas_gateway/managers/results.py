@@ -61,7 +61,10 @@ class ResultBuilder:
         self._outputs_limit = outputs_bytes
         self._clear_on_next = False
         self._dropped = 0
+        #: What is kept for the result is not all that came; followers of the events had it all.
         self.truncated = False
+        #: Output was not even taken.
+        self.lost = False
 
     def stream(self, name: StreamName, text: str) -> None:
         if not self._texts[name].add(text):

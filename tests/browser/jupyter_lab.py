@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -55,12 +56,25 @@ def browser(playwright: Playwright, home: Path) -> Generator[Browser]:
         running.close()
 
 
-@contextlib.contextmanager
-def jupyterlab(folder: Path, env: Mapping[str, str]) -> Generator[str]:
-    """JupyterLab on a free port of the loopback; gives its address, up to the token's value.
+@dataclass(frozen=True)
+class JupyterLab:
+    """A running server: its address, its token, and the folder that it shows."""
 
-    Arguments: a folder for its settings, in which `notebooks` is what it shows; what its environment has beside
-    a bare PATH. Its kernels end with it.
+    port: int
+    token: str
+    notebooks: Path
+
+    def url(self, name: str) -> str:
+        """Return the address of a notebook; whatever was open in another page stays there."""
+        return f"http://127.0.0.1:{self.port}/lab/tree/{name}?token={self.token}&reset"
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path, env: Mapping[str, str]) -> Generator[JupyterLab]:
+    """Run JupyterLab on a free port of the loopback. Its kernels end with it.
+
+    Arguments: a folder for its settings, and for the notebooks that it shows; what its environment has beside a
+    bare PATH.
     """
     home, notebooks = folder / "home", folder / "notebooks"
     for made in (home, notebooks):
@@ -91,7 +105,7 @@ def jupyterlab(folder: Path, env: Mapping[str, str]) -> Generator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(command, env={**own, **env}, cwd=notebooks, stdout=output, stderr=output)
     try:
-        yield f"http://127.0.0.1:{_port(server, home / 'runtime', log)}/lab/tree/{{}}?token={token}"
+        yield JupyterLab(_port(server, home / "runtime", log), token, notebooks)
     finally:
         # Its kernels are its children. A gateway that a kernel started is a grandchild, and has an owner of its own.
         kernels = psutil.Process(server.pid).children() if server.poll() is None else []

@@ -115,7 +115,7 @@ async def test_text_over_the_limit_is_cut_and_said_on_stderr(folder: str) -> Non
     assert streams[1][0] == "stderr"
     assert "output_mb" in streams[1][1]
     assert len(streams) == 2
-    assert collected.result.truncated
+    assert collected.result.lost
     assert len(collected.overflows) == 1
 
 

@@ -87,9 +87,9 @@ class PythonSandbox(NativeSandbox):
 
     # ---- the end ----------------------------------------------------------------------------------------
     def _guest_exited(self) -> None:
+        if self._guest_pidfd >= 0:
+            self._loop.remove_reader(self._guest_pidfd)  # it stays readable for good
         if self._guest_gone is None and not self._ended.done():
-            if self._guest_pidfd >= 0:
-                self._loop.remove_reader(self._guest_pidfd)
             # its exit status comes by way of the process it was forked from
             self._guest_gone = self._loop.call_later(STATUS_S, self._settle)
             if self._status is not None:
@@ -112,7 +112,11 @@ class PythonSandbox(NativeSandbox):
             self.finish(self._doom or self.cause(self._status))
 
     def _has_exited(self) -> bool:
-        return self._guest_pidfd < 0 or bool(select.select([self._guest_pidfd], [], [], 0)[0])
+        if self._guest_pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._guest_pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def on_end(self, ended: Ended) -> None:
         for pipe in self._pipes:
@@ -214,7 +218,8 @@ class PythonSandbox(NativeSandbox):
     def _explain(self, ename: str, evalue: str) -> tuple[str, str]:
         """A limit of ours behind an ordinary exception, and what to do about it."""
         limits = self.limits
-        if ename in ("MemoryError", "_ArrayMemoryError") and limits.memory_bytes:
+        no_memory = ename in ("MemoryError", "_ArrayMemoryError") or (ename == "OSError" and "[Errno 12]" in evalue)
+        if no_memory and limits.memory_bytes:
             return "oom", f"The memory limit is {limits.memory_bytes >> 20} MB; open a session with more."
         refused = "[Errno 11]" in evalue or "can't start new thread" in evalue
         if refused and limits.pids and ename in ("BlockingIOError", "RuntimeError", "OSError"):

@@ -9,6 +9,7 @@ away what they held, and exits.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -143,6 +144,9 @@ def main(fd: int, store: str, host_uid: int) -> None:
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     linux.set_name("faas-launcher")
     launcher = Launcher(socket.socket(fileno=fd), store, host_uid)
+    # inits and agents are forks of us: a collection in one of them would copy every page that holds an object
+    gc.disable()
+    gc.freeze()
     _reaper(launcher.loop)
     try:
         launcher.serve()
