@@ -16,8 +16,8 @@ HEADER = struct.Struct("<II")
 JSON_LIMIT_BYTES = 64 << 20
 BODY_LIMIT_BYTES = 64 << 20
 CHUNK_BYTES = 256 << 10
-BROKEN_STATUS = 70
-"""Exit status of a guest that cannot go on (EX_SOFTWARE of sysexits.h)."""
+BROKEN_STATUS, NO_MEMORY_STATUS = 70, 71
+"""Exit status of a guest that cannot go on (EX_SOFTWARE and EX_OSERR of sysexits.h)."""
 
 
 def pack(message: dict[str, Any], body: bytes | memoryview = b"") -> bytes:

@@ -67,6 +67,8 @@ class Session:
 
     def _broken(self, error: BaseException) -> NoReturn:
         """Say in one line what happened, and end: there is no way on from here."""
+        if isinstance(error, MemoryError):
+            os._exit(framing.NO_MEMORY_STATUS)
         with contextlib.suppress(Exception):
             os.write(2, f"[the interpreter of this session broke: {type(error).__name__}: {error}]\n".encode())
         os._exit(framing.BROKEN_STATUS)

@@ -90,7 +90,7 @@ class NativeSandbox(Sandbox, ABC):
 
     def cause(self, status: int | None) -> Ended:
         """Why the sandbox died, from what the kernel tells: the cgroup's OOM count, the guest's exit status."""
-        if self.group is not None and self.group.oom_kills():
+        if status == framing.NO_MEMORY_STATUS or (self.group is not None and self.group.oom_kills()):
             return out_of_memory(self.limits)
         return how_it_died(status)
 

@@ -10,6 +10,7 @@ launcher's socket does, which ends all that lives in their pid namespace.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -31,6 +32,7 @@ def template_init(sock: socket.socket, spec: dict[str, Any], store: str) -> None
     home).
     """
     os.environ.clear()
+    gc.disable()  # also in the inits and agents forked from here: they live shortly, or make no garbage
     privileged = os.geteuid() == 0
     trees = mounts.clone_trees(spec["readonly"], store) if privileged else []  # 1. before the host's uid 0 is gone
     if privileged:

@@ -144,9 +144,7 @@ def main(fd: int, store: str, host_uid: int) -> None:
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     linux.set_name("faas-launcher")
     launcher = Launcher(socket.socket(fileno=fd), store, host_uid)
-    # inits and agents are forks of us: a collection in one of them would copy every page that holds an object
-    gc.disable()
-    gc.freeze()
+    gc.freeze()  # inits and agents are forks of us: a collection would copy every page that holds an object
     _reaper(launcher.loop)
     try:
         launcher.serve()
