@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Session", "Sessions", "describe_end", "kernel_id", "note"]
 
 DEFAULT_ENVIRONMENT = "notebook"
+#: A notebook that was killed cannot close its session; a day without a cell ends it, and lets the gateway stop.
+IDLE_TIMEOUT_S = 24 * 3600.0
 _EXIT_DEADLINE_S = 2.0
 _ENDED = ("terminated", "failed", "lost")
 _WHY = {
@@ -267,6 +269,7 @@ class Sessions:
                     environment,
                     name=name,
                     resources={key: value for key, value in resources.items() if value is not None} or None,
+                    idle_timeout_s=IDLE_TIMEOUT_S,
                     labels={"notebook": self._notebook, "session": asked.name, "kernel": self._token},
                     on_progress=progress,
                 )
