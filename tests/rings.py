@@ -129,7 +129,9 @@ class Victim:
 
     def _note_group(self, controllers: str, path: str) -> None:
         if re.search(r"/faas-\d+-[0-9a-f]+/", path):
-            self.groups |= {Path(f"/sys/fs/cgroup/{c}{path}") for c in (controllers.split(",") if controllers else [""])}
+            self.groups |= {
+                Path(f"/sys/fs/cgroup/{c}{path}") for c in (controllers.split(",") if controllers else [""])
+            }
 
     def assert_gone(self) -> None:
         """Nothing of it is left: no process, no folder, no control group."""

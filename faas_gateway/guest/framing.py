@@ -7,9 +7,9 @@ Standard library only: the guests and the agents use it too.
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
+from json import dumps, loads  # by name: code of the user may replace them in the module
 from typing import Any
 
 HEADER = struct.Struct("<II")
@@ -21,7 +21,7 @@ BROKEN_STATUS, NO_MEMORY_STATUS = 70, 71
 
 
 def pack(message: dict[str, Any], body: bytes | memoryview = b"") -> bytes:
-    data = json.dumps(message).encode()
+    data = dumps(message).encode()
     return HEADER.pack(len(data), len(body)) + data + bytes(body)
 
 
@@ -41,7 +41,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     body = _exactly(sock, body_length) if body_length else b""
     if data is None or body is None:
         return None
-    return json.loads(data), body
+    return loads(data), body
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,6 +24,8 @@ from .streams import Standard
 
 MESSAGE_LIMIT_BYTES = 60 << 20
 """Of one message; a frame may have a little more."""
+
+_ENDLESS = re.compile(r"\d{309}")
 
 _SHOWN = {
     *("display_data", "execute_result", "update_display_data", "clear_output", "error"),
@@ -172,6 +175,9 @@ class Session:
                 "evalue": str(e),
                 "traceback": ["CancelledError"],
             }
+        except Exception as e:  # noqa: BLE001 - such as an exception of the user's whose __str__ raises
+            name = type(e).__name__
+            reply = {"status": "error", "ename": name, "evalue": "", "traceback": [name]}
         finally:
             signal.signal(signal.SIGINT, _ignore)
         shell.exit_now = False
@@ -236,6 +242,8 @@ def _encoded(message: dict[str, Any]) -> bytes:
         text = dumps(message, allow_nan=False, default=str, ensure_ascii=False)
     except ValueError:
         text = dumps(_finite(message), default=str, ensure_ascii=False)
+    if _ENDLESS.search(text):
+        text = dumps(_finite(message), default=str, ensure_ascii=False)
     return text.encode("utf-8", "replace")  # JSON cannot carry what stands for an undecodable byte of a file name
 
 
@@ -257,9 +265,11 @@ def _ignore(*_args: object) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: Jupyter's own cleaning writes them as text."""
+    """JSON has no NaN and no infinity: Jupyter's own cleaning writes them as text. Nor do readers take any integer."""
     if isinstance(value, float):
         return value if value - value == 0 else repr(value)
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "a number too large for JSON"
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}  # type: ignore[misc]
     if isinstance(value, (list, tuple)):

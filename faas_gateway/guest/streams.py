@@ -123,13 +123,12 @@ class Standard:
         for number, name in ((1, "stdout"), (2, "stderr")):
             if not _same(number, self._pipes[number]):
                 os.dup2(self._pipes[number], number)
-            stream = getattr(sys, name, None)
-            if stream is None or getattr(stream, "closed", False):
+            if _is_closed(getattr(sys, name, None)):
                 setattr(sys, name, self._stream(number))
 
     def _stream(self, number: int) -> Stream:
         stream = Stream(number, self._flusher.start)
-        self._streams = [s for s in self._streams if not s.closed] + [stream]
+        self._streams = [s for s in self._streams if not _is_closed(s)] + [stream]
         return stream
 
     def flush(self) -> None:
@@ -168,6 +167,13 @@ def _before_children(flush: Callable[[], None]) -> None:
         for name in names:
             if hasattr(module, name):
                 setattr(module, name, flushing(getattr(module, name)))
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        return stream is None or bool(getattr(stream, "closed", False))
+    except ValueError:  # detached
+        return True
 
 
 def _same(a: int, b: int) -> bool:

@@ -76,9 +76,12 @@ class NotebookPage:
         return self
 
     def menu(self, *path: str) -> None:
-        """Choose an entry of the menu bar."""
-        for name in path:
-            self.page.get_by_role("menuitem", name=name, exact=True).click()
+        """Choose an entry of the menu bar, by the name of its menu and its own; submenus stand between."""
+        top, *below = path
+        self.page.get_by_role("menubar").get_by_role("menuitem", name=top, exact=True).click()
+        for name in below:
+            # By label: an entry that opens a submenu has no role.
+            self.page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).click()
 
     def write(self, index: int, text: str) -> None:
         """Type at the end of a cell."""
@@ -114,7 +117,9 @@ class NotebookPage:
         """Choose a theme of JupyterLab by its name, and wait until it is there."""
         self.menu("Settings", "Theme", name)
         light = "false" if "Dark" in name else "true"
-        self.page.locator(f'body[data-jp-theme-light="{light}"][data-jp-theme-name="{name}"]').wait_for()
+        self.page.locator(f'body[data-jp-theme-light="{light}"][data-jp-theme-name="{name}"]').wait_for(
+            state="attached"
+        )
         self.page.mouse.move(0, 0)
 
     def prompt(self, index: int) -> str:

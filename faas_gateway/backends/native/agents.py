@@ -161,7 +161,10 @@ class Agents:
     async def run(
         self, request: CommandRequest, sink: Sink, interrupted: anyio.Event, script: Script | None = None
     ) -> Reply:
-        """Run a command and pass on its output; `interrupted` sends it SIGINT. Cancelling kills it."""
+        """Run a command and pass on its output; `interrupted` sends it SIGINT. Cancelling kills it.
+
+        A command that cannot be started is an error of whoever asked for it, as in a shell.
+        """
         with _Stdio(request.stdin is None) as stdio:
             async with self.connect(*stdio.theirs) as agent:
                 stdio.give_away()
@@ -187,6 +190,8 @@ class Agents:
                             group.start_soon(_interrupt, agent, interrupted)
                             message, _ = await agent.receive(None)
                             group.cancel_scope.cancel()
+                except FileProblem as e:
+                    return _not_started(e)
                 finally:
                     out.drain()
                     err.drain()
@@ -196,6 +201,17 @@ class Agents:
         if code == 0:
             return Reply("ok")
         return _failed(code)
+
+
+def _not_started(problem: FileProblem) -> Reply:
+    """As a shell has it: 127 for what is not there, 126 for what cannot be executed."""
+    exit_code = 127 if problem.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+    code, hint = "exit_code", "Name a program of the environment by its name or its path."
+    if problem.errno == errno.EAGAIN:
+        code, hint = "pids", "The limit of processes is reached: end some, or open a session with more."
+    elif problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        code, hint = "disk_full", "The sandbox's disk limit is reached: delete files first."
+    return Reply("error", exit_code, ename="NotStarted", evalue=str(problem), code=code, hint=hint)
 
 
 def _failed(code: int) -> Reply:

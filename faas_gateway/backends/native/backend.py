@@ -192,9 +192,16 @@ class NativeBackend(SandboxBackend):
             except (LauncherError, LauncherGone):
                 await sandbox.aclose()
                 sandbox = None
+            except BaseException:
+                await sandbox.aclose()
+                raise
         if sandbox is None:
             sandbox = await self._make(spec.id, spec.image, spec.limits)
-        await sandbox.set_env_vars(spec.env_vars)
+        try:
+            await sandbox.set_env_vars(spec.env_vars)
+        except BaseException:
+            await sandbox.aclose()
+            raise
         return sandbox
 
     async def _make(self, box: str, image: Image, limits: Limits) -> NativeSandbox:

@@ -7,6 +7,7 @@ sandbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
@@ -70,6 +71,7 @@ class Launcher:
         self._host_uid = host_uid
         self._on_event = on_event
         self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._abandoned: dict[int, str] = {}
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -121,22 +123,39 @@ class Launcher:
     async def call(self, op: str, timeout: float, fds: list[int] | None = None, **arguments: Any) -> Answer:
         """Ask for something and wait for the answer, at most timeout seconds. Raises LauncherError, LauncherGone."""
         number = next(self._numbers)
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
+        made = arguments["box"] if op == "new" else None
         try:
             self._send({"op": op, "call": number, **arguments}, fds)
             with anyio.fail_after(timeout):
                 answer = await future
         except TimeoutError:
+            self._abandon(number, future, made)
             raise StartFailed(f"the launcher did not answer {op} within {timeout:.0f} s") from None
+        except BaseException:
+            self._abandon(number, future, made)
+            raise
         finally:
             self._calls.pop(number, None)
-            if future.done() and not future.cancelled() and future.exception() is None and sys.exc_info()[0]:
-                future.result().close()
         if "error" in answer.message:
             answer.close()
             raise LauncherError(answer.message)
         return answer
+
+    def _abandon(self, number: int, future: asyncio.Future[Answer], box: str | None) -> None:
+        """Nobody waits for this answer any more: the box that it may tell of is to be closed when it comes."""
+        if not future.done() or future.cancelled():
+            if box is not None:
+                self._abandoned[number] = box
+        elif future.exception() is None:
+            future.result().close()
+            if box is not None:
+                self._close_box(box)
+
+    def _close_box(self, box: str) -> None:
+        with contextlib.suppress(StartFailed):  # it has ended, and the box with it
+            self._send({"op": "close", "call": next(self._numbers), "box": box}, None)
 
     def post(self, op: str, fds: list[int], **arguments: Any) -> None:
         """Send something that has no answer."""
@@ -167,6 +186,8 @@ class Launcher:
             future = self._calls[m["call"]]
             if not future.done():
                 future.set_result(Answer(m, received.take()))
+        elif m.get("call") in self._abandoned:
+            self._close_box(self._abandoned.pop(m["call"]))
         elif m.get("event") == "ready":
             if self._ready is not None and not self._ready.done():
                 self._ready.set_result(m)

@@ -35,7 +35,8 @@ class NativeImage:
     def spec(self) -> dict[str, Any]:
         symlinks = {n: os.readlink(f"/{n}") for n in _USERLAND if os.path.islink(f"/{n}")}
         spec: dict[str, Any] = {
-            "readonly": [list(pair) for pair in self.readonly],
+            # whether it is a folder is found out here: a root gateway's sandboxes could not look below a 0700 home
+            "readonly": [[source, target, os.path.isdir(source)] for source, target in self.readonly],
             "symlinks": symlinks,
             "layers": [f"layers/{name}" for name in self.layers],
         }

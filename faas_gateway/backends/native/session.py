@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from abc import ABC
@@ -16,20 +17,24 @@ from faas_gateway.backends.base import (
     CommandRequest,
     Ended,
     FileEntry,
+    FileProblem,
     Limits,
     Reply,
     Sandbox,
     SandboxEnded,
     Sink,
+    StartFailed,
     Usage,
 )
 from faas_gateway.backends.native.agents import AgentGone, Agents, Script
 from faas_gateway.backends.native.launcher.cgroups import Group
-from faas_gateway.backends.native.link import Launcher, LauncherGone
+from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
 from faas_gateway.guest import framing
 
 CLOSE_S = 15.0
 STATUS_S = 1.0
+BUSY_S = 0.1
+AGENT_ENDED = "code in the sandbox has ended the process that did this for the gateway"
 _SIGNAL_PROCESS_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
 
 
@@ -72,7 +77,13 @@ class NativeSandbox(Sandbox, ABC):
 
     async def claim(self, name: str) -> None:
         """Give a sandbox that was made ahead the name of the execution that it is now for."""
-        (await self._launcher.call("rename", CLOSE_S, box=self.id, to=name)).close()
+        try:
+            (await self._launcher.call("rename", CLOSE_S, box=self.id, to=name)).close()
+        except LauncherError:
+            raise
+        except BaseException:
+            self.id = name  # the order is on its way: what closes the sandbox now comes after it
+            raise
         self.id = name
         self._agents.box = name
 
@@ -129,12 +140,24 @@ class NativeSandbox(Sandbox, ABC):
         try:
             with anyio.CancelScope(shield=True):
                 self.finish(Ended("closed", "it was closed"))
-                with contextlib.suppress(LauncherGone):
-                    (await self._launcher.call("close", CLOSE_S, box=self.id)).close()
+                await self._release()
         finally:
             self.close_descriptors()
             self._closing.set_result(None)
             self._on_closed(self)
+
+    async def _release(self) -> None:
+        """Have the launcher give back what the sandbox held; again while it is too busy to hear of it."""
+        with anyio.move_on_after(CLOSE_S):
+            while True:
+                try:
+                    (await self._launcher.call("close", CLOSE_S, box=self.id)).close()
+                except LauncherGone:
+                    return
+                except StartFailed:
+                    await anyio.sleep(BUSY_S)
+                else:
+                    return
 
     def close_descriptors(self) -> None:
         if self._init_pidfd >= 0:
@@ -146,11 +169,11 @@ class NativeSandbox(Sandbox, ABC):
         if self._ended.done():
             raise SandboxEnded(self._ended.result())
 
-    async def gone(self, error: AgentGone) -> SandboxEnded | AgentGone:
-        """What an agent's sudden end means: the sandbox's, if that follows at once."""
+    async def gone(self) -> SandboxEnded | FileProblem:
+        """What an agent's sudden end means: the sandbox's, if that follows at once. Else code has ended the agent."""
         with anyio.move_on_after(STATUS_S):
             return SandboxEnded(await self.wait())
-        return error
+        return FileProblem(errno.EIO, AGENT_ENDED)
 
     # ---- commands and files -----------------------------------------------------------------------------
     async def run(self, request: CommandRequest, sink: Sink) -> Reply:
@@ -165,8 +188,11 @@ class NativeSandbox(Sandbox, ABC):
         self.begun += 1
         try:
             return await self._agents.run(request, sink, interrupted, script)
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            ended = await self.gone()
+            if isinstance(ended, SandboxEnded):
+                raise ended from None
+            return Reply("error", exit_code=137, ename="SIGKILL", evalue=AGENT_ENDED, code="killed")
         finally:
             self.busy -= 1
             self._commands.discard(interrupted)
@@ -180,8 +206,8 @@ class NativeSandbox(Sandbox, ABC):
         self.check()
         try:
             counted = await self.count(2.0)
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            raise await self.gone() from None
         return self.merged(counted)
 
     async def count(self, walk_s: float) -> dict[str, Any]:
@@ -209,30 +235,30 @@ class NativeSandbox(Sandbox, ABC):
         self.check()
         try:
             return await self._agents.entries(op, path)
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            raise await self.gone() from None
 
     async def read_file(self, path: str) -> AsyncIterator[bytes]:
         self.check()
         try:
             async for chunk in self._agents.read(path):
                 yield chunk
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            raise await self.gone() from None
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, untar: bool = False) -> None:
         self.check()
         try:
             await self._agents.write(path, chunks, untar=untar)
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            raise await self.gone() from None
 
     async def delete_file(self, path: str) -> None:
         self.check()
         try:
             await self._agents.delete(path)
-        except AgentGone as e:
-            raise await self.gone(e) from None
+        except AgentGone:
+            raise await self.gone() from None
 
 
 def out_of_memory(limits: Limits) -> Ended:
@@ -269,7 +295,6 @@ def how_it_died(status: int | None) -> Ended:
 def signal_group(pidfd: int, number: int) -> None:
     """Send a signal to a process's group, as a terminal does; to the process alone before Linux 6.9."""
     import ctypes
-    import errno
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(ctypes.c_long(424), pidfd, number, None, _SIGNAL_PROCESS_GROUP) < 0:

@@ -60,7 +60,7 @@ class Spares:
             await anyio.sleep(DELAY_S)  # the request that took the last one has the processor first
             try:
                 sandbox = await self._make(image, kind.limits)
-            except (StartFailed, BackendUnavailable, SandboxEnded):
+            except (StartFailed, BackendUnavailable, SandboxEnded, OSError):
                 return  # whoever needs one next makes it, and hears why not
             if self._closed or kind not in self._wanted:
                 await sandbox.aclose()

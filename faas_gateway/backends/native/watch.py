@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import anyio
 
-from faas_gateway.backends.base import Ended, FileProblem
+from faas_gateway.backends.base import Ended, FileProblem, StartFailed
 from faas_gateway.backends.native.agents import AgentGone
 from faas_gateway.backends.native.limits import DEFAULT_INODES
 from faas_gateway.backends.native.session import NativeSandbox, out_of_memory
 
 IDLE_S, TICK_S = 10.0, 0.25
 WALK_S, LONGEST_WALK_S = 0.5, 8.0
+COUNT_S, UNCOUNTED_S = 3.0, 6.0
 SLACK_BYTES = 64 << 20
 QUIET_CPU = 0.02
 """A session that runs no request is left alone while it has one process, and that takes less of a processor."""
@@ -35,6 +36,7 @@ class _Watch:
         self._quiet = True
         self._begun = 0
         self._took_s = 0.0
+        self._missed_since: float | None = None
 
     async def run(self) -> None:
         while True:
@@ -42,7 +44,7 @@ class _Watch:
             started = anyio.current_time()
             if self._is_due(started):
                 ended = await self._look()
-                self._took_s = anyio.current_time() - started
+                self._took_s = anyio.current_time() - started if self._missed_since is None else 0.0
                 if ended is not None:
                     await self._sandbox.kill(ended)
                     return
@@ -60,9 +62,13 @@ class _Watch:
         processes = group.processes() if group is not None else None
         if limits.disk_bytes or not grouped or cpu_s is None or processes is None:
             try:
-                counted = await sandbox.count(self._walk_s if limits.disk_bytes else 0.0)
-            except (AgentGone, FileProblem, TimeoutError):
-                return None  # ending, or its processes are used up: the next look tells
+                with anyio.fail_after(COUNT_S + self._walk_s):
+                    counted = await sandbox.count(self._walk_s if limits.disk_bytes else 0.0)
+            except (FileProblem, StartFailed):
+                return None  # its processes are used up, or the launcher is busy or gone, just now
+            except (AgentGone, TimeoutError):
+                return self._not_counted()
+            self._missed_since = None
             cpu_s = float(counted["cpu"]) if cpu_s is None else cpu_s
             processes = int(counted["processes"])
             if not grouped and limits.memory_bytes and counted["memory"] > limits.memory_bytes:
@@ -85,6 +91,18 @@ class _Watch:
         self._quiet = not busy and processes <= 1 and used < QUIET_CPU
         self._cpu_s, self._looked_at = cpu_s, now
         return None
+
+    def _not_counted(self) -> Ended | None:
+        """The sandbox is just ending, or its code ends or stops what counts; then it may not go on for long."""
+        now = anyio.current_time()
+        self._missed_since = self._missed_since or now
+        if now - self._missed_since < UNCOUNTED_S:
+            return None
+        return Ended(
+            "killed",
+            "what the sandbox uses could not be counted: its code ends or stops the processes that do it",
+            "Leave the processes named faas-agent alone.",
+        )
 
     def _too_many_files(self) -> Ended | None:
         """What could not be counted in time gets more of it; in the end nobody may hide behind many files."""

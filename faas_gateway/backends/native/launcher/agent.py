@@ -57,6 +57,7 @@ def main(fd: int, stdio: list[int], upper: int) -> NoReturn:
 
 def _serve(conn: socket.socket, op: dict[str, Any], stdio: list[int]) -> None:
     kind = op["op"]
+    os.makedirs("/workspace", exist_ok=True)  # code may have deleted it
     os.chdir("/workspace")
     if kind == "exec":
         _execute(conn, op, stdio)
@@ -80,6 +81,7 @@ def _execute(conn: socket.socket, op: dict[str, Any], stdio: list[int]) -> None:
     """Run a command on the three descriptors (stdin, stdout, stderr) in a session of its own."""
     script = op.get("script")
     if script is not None:
+        os.makedirs(os.path.dirname(script["path"]), exist_ok=True)
         with open(script["path"], "w") as f:
             f.write(script["text"])
     broken_read, broken_write = os.pipe2(os.O_CLOEXEC)
@@ -88,13 +90,14 @@ def _execute(conn: socket.socket, op: dict[str, Any], stdio: list[int]) -> None:
         _become(op, stdio, broken_write)
     os.close(broken_write)
     with os.fdopen(broken_read, "rb") as f:
-        broken = f.read(8)  # end of file: the exec has worked
+        broken = f.read(16).decode()  # end of file: the exec has worked
     for fd in stdio:
         os.close(fd)
     if broken:
         os.waitpid(pid, 0)
-        number = int(broken)
-        framing.send(conn, {"error": os.strerror(number), "errno": number, "refused": True})
+        number, _, what = broken.partition(" ")
+        subject = op["argv"][0] if what == "command" else op["cwd"] if what == "folder" else what
+        framing.send(conn, {"error": f"{subject}: {os.strerror(int(number))}", "errno": int(number), "refused": True})
         return
     framing.send(conn, {"started": True})
     pidfd = os.pidfd_open(pid)
@@ -120,6 +123,7 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def _become(op: dict[str, Any], stdio: list[int], broken: int) -> NoReturn:
+    step = "limits"
     try:
         os.setsid()
         for target, source in enumerate(stdio):
@@ -131,11 +135,11 @@ def _become(op: dict[str, Any], stdio: list[int], broken: int) -> NoReturn:
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGCHLD, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.umask(0o022)
+        step = "folder"
         os.chdir(op["cwd"] or "/workspace")
+        step = "command"
         linux.prctl(linux.PR_SET_DUMPABLE, 1)  # from here on it is the user's
         os.execvpe(op["argv"][0], op["argv"], op["env"])
-    except OSError as e:
-        os.write(3, str(e.errno or 22).encode())
-    except ValueError:
-        os.write(3, b"22")
+    except (OSError, ValueError) as e:
+        os.write(3, f"{getattr(e, 'errno', None) or 22} {step}".encode())
     os._exit(127)

@@ -68,13 +68,13 @@ _ETC = {
 }
 
 
-def clone_trees(readonly: list[list[str]], store: str) -> list[tuple[int, str]]:
+def clone_trees(readonly: list[Any], store: str) -> list[tuple[int, str]]:
     """Detached clones of the host's trees (read-only) and of the store, each with its place in the base tree.
 
     Run by root before its uid is gone: this is what makes an interpreter under a 0700 home usable.
     """
     trees: list[tuple[int, str]] = []
-    for number, (source, _target) in enumerate(readonly):
+    for number, (source, _target, _is_folder) in enumerate(readonly):
         fd = linux.open_tree(source)
         linux.mount_setattr(fd, linux.ATTR_RDONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV)
         trees.append((fd, f"/ro/{number}"))
@@ -138,8 +138,8 @@ def _skeleton(skel: str, spec: dict[str, Any]) -> None:
                 shutil.copy(source, target)
         except (OSError, shutil.Error):
             shutil.rmtree(target, ignore_errors=True)  # a convenience; the host may keep it from us
-    for source, target in spec["readonly"]:
-        if os.path.isdir(source):
+    for _source, target, is_folder in spec["readonly"]:
+        if is_folder:
             os.makedirs(skel + target, exist_ok=True)
         else:
             os.makedirs(os.path.dirname(skel + target), exist_ok=True)
@@ -191,7 +191,7 @@ def sandbox_tree(m: dict[str, Any], spec: dict[str, Any]) -> int:
     linux.overlay(new, [*lowers, "/skel"], f"{box}/u", f"{box}/w")
     scratch = f"mode=1777,size={m['tmpfs_bytes']},nr_inodes={m['inodes']}"
     linux.mount("tmpfs", f"{new}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, scratch)
-    for number, (_source, target) in enumerate(spec["readonly"]):
+    for number, (_source, target, _is_folder) in enumerate(spec["readonly"]):
         _make_place(f"/ro/{number}", new + target)
         linux.bind(f"/ro/{number}", new + target)
     _bind_read_only("/dev", f"{new}/dev")
@@ -230,7 +230,7 @@ def _mask(proc: str) -> None:
         if os.path.isdir(path):
             _bind_read_only("/empty", path)
         elif os.path.exists(path):
-            linux.mount("/dev/null", path, None, MS_BIND)
+            _bind_read_only("/dev/null", path)
     for name in READ_ONLY:
         path = f"{proc}/{name}"
         linux.mount(path, path, None, MS_BIND)

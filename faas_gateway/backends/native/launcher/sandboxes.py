@@ -94,7 +94,8 @@ class Sandboxes:
     ) -> Steps:
         """Have the warm process fork a guest into the namespaces; our ends of its pipes and its pidfd go into fds."""
         assert namespaces.message is not None
-        assert template.control is not None
+        if template.control is None:  # it was ended while the namespaces were made
+            raise OSError(3, "the warm process is gone")
         with contextlib.ExitStack() as theirs:
             ready, ready_far = wire.pair(credentials=True)
             channel, channel_far = socket.socketpair()

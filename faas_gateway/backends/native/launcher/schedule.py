@@ -73,7 +73,8 @@ class Loop:
         while not self.stopping:
             now = time.monotonic()
             due = [deadline for _, _, deadline in self._waiting.values()] + [at for at, _ in self._timers]
-            for fd, _events in self._epoll.poll(max(0.0, min(due) - now) if due else -1):
+            # one at a time: a callback may close a descriptor, and its number may be another's by the next
+            for fd, _events in self._epoll.poll(max(0.0, min(due) - now) if due else -1, 1):
                 self._ready(fd)
             self._expire()
 
