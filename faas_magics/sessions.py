@@ -157,15 +157,20 @@ class Sessions:
             if last is not None and last.doubtful and not last.ended:
                 interrupts.wait(last.examine)
             if last is not None and not last.ended and not options.fresh:
+                self._know(options, last, interrupts)
                 last.check(options)
                 return last
             found = self._find(options.name, interrupts)
-            if found is not None and options.fresh:
-                self._replace(found, interrupts)
-            elif found is not None:
-                return self._join(found, last, options)
+            if found is not None:
+                self._know(options, found, interrupts)
+                if not options.fresh:
+                    return self._join(found, last, options)
+                if not found.private:  # two cannot have its name, so it has to go first
+                    self._replace(found, interrupts)
             try:
                 session = self._open(_merge(options, found or last), interrupts)
+                if found is not None and found.private:
+                    self._replace(found, interrupts)
             except NameTakenError:
                 # Another notebook was quicker: then that one is the session of this name.
                 found = self._find(options.name, interrupts)
@@ -219,6 +224,12 @@ class Sessions:
                     closed.append(session.name)
         self._sessions.clear()
         return closed
+
+    def _know(self, options: Options, found: Session, interrupts: Interrupts) -> None:
+        """Raise UnknownEnvironmentError for a misspelt name: no advice about the open session, and no harm to it."""
+        if options.env is not None and options.env != found.environment:
+            client = interrupts.wait(self.client)
+            interrupts.wait(client.environments.get, options.env)
 
     def _find(self, name: str, interrupts: Interrupts) -> Session | None:
         """Return the live session of this name: this notebook's own, or a named one from the gateway."""

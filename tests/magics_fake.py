@@ -20,9 +20,9 @@ from typing import Any
 from faas.errors import (
     ExecutionEndedError,
     NameTakenError,
+    UnknownEnvironmentError,
     UnknownExecutionError,
     UnknownVariableError,
-    invalid,
 )
 from faas.types import CellOrigin, CodeError, ExecutionInfo, ExecutionResult, OutputEvent, Progress, Resources
 
@@ -206,8 +206,7 @@ class FakeExecutions:
         self, environment: str, *, on_progress: Callable[[Progress], None] | None = None, **more: Any
     ) -> FakeExecution:
         self._client.check()
-        if environment not in ("python", "python-ai", "notebook"):
-            raise invalid(f"no environment is called {environment!r}", hint="see environments.list()")
+        self._client.environments.get(environment)
         if any(other.name == more["name"] and other.status == "idle" for other in self.all):
             raise NameTakenError("taken", code="name_taken", status=409)
         for index in range(int(self._client.opening_s / 0.05)):
@@ -235,11 +234,20 @@ class FakeExecutions:
         self.get(name).end("closed")
 
 
+class FakeEnvironments:
+    def get(self, name: str) -> str:
+        if name not in ("python", "python-ai", "notebook"):
+            problem = f"no environment is called {name!r}"
+            raise UnknownEnvironmentError(problem, code="unknown_environment", status=404)
+        return name
+
+
 class FakeClient:
     """`down`: raised by every call; `opening_s`: how long a session takes to open; `log`: what was asked."""
 
     def __init__(self) -> None:
         self.executions = FakeExecutions(self)
+        self.environments = FakeEnvironments()
         self.down: Exception | None = None
         self.opening_s = 0.0
         self.log: list[str] = []

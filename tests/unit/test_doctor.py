@@ -92,9 +92,7 @@ def test_sixty_columns_are_enough(home: Path) -> None:
     assert "…" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    "environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["pipe", "no color", "dumb"]
-)
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["pipe", "no color", "dumb"])
 def test_output_without_a_terminal_is_plain(environment: dict[str, str]) -> None:
     assert ESCAPE not in run("doctor", **environment).stdout
 
@@ -105,9 +103,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(no_color: str, styled: b
 
     environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": no_color}
     terminal, other = pty.openpty()
-    with subprocess.Popen(
-        [*FAAS, "doctor"], stdin=other, stdout=other, stderr=other, env=environment
-    ) as process:
+    with subprocess.Popen([*FAAS, "doctor"], stdin=other, stdout=other, stderr=other, env=environment) as process:
         os.close(other)
         shown = b""
         while True:
@@ -165,9 +161,7 @@ def test_help_and_version_answer_at_once() -> None:
 def test_help_imports_neither_the_gateway_nor_rich_nor_a_client() -> None:
     heavy = ["faas_gateway", "rich", "httpx", "pydantic"]
     code = f"import sys, faas.cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "[]\n", done.stderr
 
 

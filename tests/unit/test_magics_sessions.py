@@ -83,12 +83,24 @@ def test_an_option_that_differs_from_the_open_session_names_both_and_the_way_out
     assert repr(shell.run(f"%%faas {first}\nx")) == "1"
 
 
-def test_fresh_closes_the_old_session_first_and_keeps_its_settings(shell: Shell):
+def test_fresh_replaces_the_session_and_keeps_its_settings(shell: Shell):
     shell.run("%%faas --env python --memory 512\nx = 1")
     old = shell.session.name
     assert type(shell.fail("%%faas --fresh\nx")).__name__ == "NameError"
-    assert shell.client.log == ["create python", f"close {old}", "create python"]
+    assert shell.client.log == ["create python", "create python", f"close {old}"]
     assert shell.session.info.resources.memory_mb == 512
+
+
+@pytest.mark.parametrize("name", ["", " --name kept"])
+def test_fresh_with_a_misspelt_environment_keeps_the_session(shell: Shell, name: str):
+    shell.run(f"%%faas --env python{name}\nx = 1")
+    assert "no environment is called 'pythn'" in str(shell.fail(f"%%faas --env pythn{name} --fresh\nx"))
+    shell.run(f"%%faas{name}\nassert x == 1")
+
+
+def test_a_misspelt_environment_is_told_so_also_with_a_session_open(shell: Shell):
+    shell.run("%%faas --env python\nx = 1")
+    assert "no environment is called 'pythn'" in str(shell.fail("%%faas --env pythn\nx"))
 
 
 def test_fresh_takes_other_settings(shell: Shell, capsys: pytest.CaptureFixture[str]):

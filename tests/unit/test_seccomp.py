@@ -290,8 +290,7 @@ TOOLS = {
     ),
     "git": (
         "git",
-        "git init -q . && echo x > f && git add f"
-        " && git -c user.name=n -c user.email=e commit -qm m && git fsck",
+        "git init -q . && echo x > f && git add f && git -c user.name=n -c user.email=e commit -qm m && git fsck",
     ),
     "tar": (
         "tar",
@@ -301,8 +300,7 @@ TOOLS = {
     "apt": ("apt-get", "apt-get --version && dpkg --version && apt-cache policy"),
     "pip": (
         "bash",
-        f"{sys.executable} -m pip --version && {sys.executable} -m venv --without-pip v"
-        " && v/bin/python -c ''",
+        f"{sys.executable} -m pip --version && {sys.executable} -m venv --without-pip v && v/bin/python -c ''",
     ),
     "rustc": (
         "rustc",

@@ -72,8 +72,7 @@ def test_allowed_calls_are_allowed_whatever_their_arguments(machine: str) -> Non
 def test_refused_calls_get_eperm_whatever_their_arguments(machine: str) -> None:
     for arguments in ((0,) * 6, (2**64 - 1,) * 6):
         answers = {
-            name: asked(machine, number, *arguments)
-            for name, number in numbers(policy.REFUSED, machine).items()
+            name: asked(machine, number, *arguments) for name, number in numbers(policy.REFUSED, machine).items()
         }
         assert set(answers.values()) == {errno.EPERM}, answers
 
@@ -130,10 +129,7 @@ THREAD_FLAGS = 0x3D0F00  # what pthread_create gives: CLONE_VM, FS, FILES, SIGHA
         ("socket", (socket.AF_INET, policy.SOCK_PACKET | socket.SOCK_CLOEXEC, 0), NO_FAMILY),
         ("socket", (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_UDP), ALLOW),
         ("socket", (socket.AF_NETLINK, socket.SOCK_RAW, 0), ALLOW),
-        *[
-            ("socket", (socket.AF_NETLINK, socket.SOCK_RAW, n), NO_FAMILY)
-            for n in (1, 2, NETLINK_AUDIT, 15, 1 << 31)
-        ],
+        *[("socket", (socket.AF_NETLINK, socket.SOCK_RAW, n), NO_FAMILY) for n in (1, 2, NETLINK_AUDIT, 15, 1 << 31)],
         *[
             ("socket", (family, socket.SOCK_RAW, 0), NO_FAMILY)
             for family in (0, 3, 4, 9, 11, 15, AF_PACKET, 29, 31, AF_ALG, AF_VSOCK, 44, 45, 0xFFFFFFFF)
@@ -142,23 +138,15 @@ THREAD_FLAGS = 0x3D0F00  # what pthread_create gives: CLONE_VM, FS, FILES, SIGHA
         ("socketpair", (socket.AF_INET, socket.SOCK_STREAM, 0), NO_FAMILY),
         ("socketpair", (AF_PACKET, socket.SOCK_STREAM, 0), NO_FAMILY),
         *[("ioctl", (0, request), errno.EPERM) for request in (0x5412, 0x541C, 0x5423)],
-        *[
-            ("ioctl", (0, request), ALLOW)
-            for request in (0x5401, 0x5411, 0x5413, 0x541B, 0x541D, 0x5421, 0x8914)
-        ],
+        *[("ioctl", (0, request), ALLOW) for request in (0x5401, 0x5411, 0x5413, 0x541B, 0x541D, 0x5421, 0x8914)],
         ("prctl", (35,), errno.EPERM),
         *[("prctl", (option,), ALLOW) for option in (1, 4, 15, 22, 34, 36, 38, 0x59616D61)],
         *[("personality", (value,), ALLOW) for value in (0, 0x40000, 0xFFFFFFFF)],
-        *[
-            ("personality", (value,), errno.EPERM)
-            for value in (1, 8, 0x20000, 0x100000, 0x400000, 0xFFFFFFFE)
-        ],
+        *[("personality", (value,), errno.EPERM) for value in (1, 8, 0x20000, 0x100000, 0x400000, 0xFFFFFFFE)],
     ],
 )
 @pytest.mark.usefixtures("libseccomp")
-def test_arguments_decide(
-    machine: str, call: str, arguments: tuple[int, ...], expected: str | int, high: int
-) -> None:
+def test_arguments_decide(machine: str, call: str, arguments: tuple[int, ...], expected: str | int, high: int) -> None:
     number = generate.syscall_number(call, machine)
     assert number is not None
     assert asked(machine, number, *(value | high for value in arguments)) == expected
@@ -177,7 +165,5 @@ def test_calls_of_the_x32_table_kill() -> None:
 
 
 def test_another_machine_is_refused_by_name() -> None:
-    with pytest.raises(
-        NotImplementedError, match="no seccomp filter for riscv64, only for aarch64 and x86_64"
-    ):
+    with pytest.raises(NotImplementedError, match="no seccomp filter for riscv64, only for aarch64 and x86_64"):
         seccomp.program("riscv64")

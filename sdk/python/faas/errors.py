@@ -97,7 +97,10 @@ class FaaSError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        return f"{_sentence(self.message)} Try: {_sentence(self.hint)}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        lead = "" if self.hint.endswith("?") else "Try: "
+        return f"{_sentence(self.message)} {lead}{_sentence(self.hint)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with keyword arguments cannot be pickled otherwise, and a process pool must bring ours.
