@@ -333,7 +333,8 @@ class ExecutionManager:
                 ended_at=execution.ended_at,
                 end_code=ended.code,
                 end_reason=ended.reason,
-            )
+            ),
+            together=terms.one_shot,  # there may be many, and nobody was told that one has ended
         )
 
     async def _end_one_shot(self, execution: LiveExecution) -> None:

@@ -77,6 +77,7 @@ class ExecutionStore:
         self._rows_kept = rows_kept
         self._inserted = 0
         self._finished: list[dict[str, Any]] = []
+        self._ended: list[sa.Update] = []
         self._flush_handle: asyncio.TimerHandle | None = None
 
     def insert(self, record: ExecutionRecord) -> Pending[None]:
@@ -96,8 +97,8 @@ class ExecutionStore:
         """Wait for an insert. Raises StorageUnavailableError."""
         await pending.wait(self._deadline_s)
 
-    def end(self, record: ExecutionRecord) -> None:
-        """Write how an execution ended, as soon as the database takes it."""
+    def end(self, record: ExecutionRecord, *, together: bool = False) -> None:
+        """Write how an execution ended, as soon as the database takes it; `together` with others, a moment later."""
         values = {
             "status": record.status,
             "detail": record.detail,
@@ -108,22 +109,32 @@ class ExecutionStore:
         }
         table = schema.executions
         statement = table.update().where(table.c.id == record.id).values(values)
-        self._worker.post(lambda c: c.execute(statement))
+        if together:
+            self._ended.append(statement)
+            self._flush_soon()
+        else:
+            self._worker.post(lambda c: c.execute(statement))
 
     def add_request(self, record: RequestRecord) -> None:
         """Write a finished request soon: many of them at a time, and none while its answer is on its way."""
         self._finished.append(dict(vars(record)))
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._flush_handle is None:
             self._flush_handle = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def flush(self) -> None:
-        """Hand the finished requests to the worker now."""
+        """Hand what was to be written soon to the worker now."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
         if self._finished:
             rows, self._finished = self._finished, []
             self._worker.post(lambda c: c.execute(schema.requests.insert(), rows))
+        if self._ended:
+            statements, self._ended = self._ended, []
+            self._worker.post(lambda c: [c.execute(statement) for statement in statements])
 
     async def get(self, id_or_name: str) -> ExecutionRecord | None:
         """The execution of that id, else the newest of that name."""
@@ -135,6 +146,7 @@ class ExecutionStore:
             row = connection.execute(by_id).first() or connection.execute(by_name).first()
             return None if row is None else _record(row)
 
+        self.flush()
         return await self._worker.submit(read).wait(self._deadline_s)
 
     async def list(self, wanted: ExecutionFilter, *, before_seq: int | None, limit: int) -> list[ExecutionRecord]:
@@ -155,6 +167,7 @@ class ExecutionStore:
         def read(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
             return connection.execute(statement).all()
 
+        self.flush()
         rows = await self._worker.submit(read).wait(self._deadline_s)
         return [_record(row) for row in rows]
 
