@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import anyio
 from faas.types import ExecutionResult
+from pydantic_core import to_json
 
 from faas_gateway.backends.base import Ended, Reply, Sandbox, SandboxEnded, Sink
 from faas_gateway.managers import outcomes
@@ -228,7 +229,7 @@ class Request:
         whole = {"truncated": built.truncated or built.lost}
         built.clear()
         try:
-            return SpooledBytes(slim.model_copy(update=output | whole).model_dump_json().encode(), folder, memory)
+            return SpooledBytes(to_json(slim.model_copy(update=output | whole)), folder, memory)
         except OSError:
             slim.truncated = True
             slim.notes.append("the gateway had no space to keep the output")
