@@ -7,10 +7,12 @@ its limits and the system call filter, and tells the launcher that it is ready.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib
 import os
 import random
+import re
 import resource
 import select
 import signal
@@ -24,6 +26,30 @@ from .shell import Kernel
 from .streams import Standard
 
 _filter: Any = importlib.import_module(".filter", __package__)  # from the native backend, laid beside us
+
+
+_OPENMP = re.compile(r"(/\S*/lib[gi]?omp\d?[-.]\S*)$", re.MULTILINE)
+_PAUSE_HARD = 2  # omp_pause_hard of omp_pause_resource_t
+
+
+def prepare_fork() -> None:
+    """Make an idle guest fit to be forked at any time, also after user code ran in it."""
+    forget_loops()
+    pause_openmp()
+
+
+def pause_openmp() -> None:
+    """End the thread pools of every loaded OpenMP runtime; the next parallel region makes new ones.
+
+    libgomp waits for ever in a forked child for the threads of a pool that its parent has used. OpenBLAS and Python's
+    own pools see to themselves. (OpenMP 5.0, omp_pause_resource_all)
+    """
+    with open("/proc/self/maps") as f:
+        paths = set(_OPENMP.findall(f.read()))
+    for path in paths:
+        library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        if hasattr(library, "omp_pause_resource_all"):
+            library.omp_pause_resource_all(_PAUSE_HARD)
 
 
 def forget_loops() -> None:
@@ -54,6 +80,7 @@ class Dormant:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_write = wake
         signal.signal(signal.SIGCHLD, _noted)
+        signal.signal(signal.SIGINT, _noted)  # for the children: one that strikes before they serve must not end them
 
     def serve(self) -> Session:
         poll = select.poll()

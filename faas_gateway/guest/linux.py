@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import signal
 import socket
 import struct
 
@@ -30,6 +31,9 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32,
 MS_REC, MS_SLAVE = 16384, 1 << 19
 MNT_DETACH = 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
+
+OUR_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ)
+"""What the launcher, the inits and Python itself ignore; a program that is executed starts with the defaults."""
 
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NAME = 4, 24, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -136,16 +140,16 @@ def overlay(target: str, lowers: list[str], upper: str, work: str) -> None:
             os.close(fs)
         move_mount(mounted, target)
     except OSError as e:
-        if e.filename != "fsconfig(lowerdir+)":
+        if e.filename != "fsconfig(overlay lowerdir+)":
             raise
         overlay_classic(target, lowers, upper, work)
 
 
 def _overlay_options(fs: int, lowers: list[str], upper: str, work: str) -> None:
     for key, value in [("lowerdir+", low) for low in lowers] + [("upperdir", upper), ("workdir", work)]:
-        _syscall(f"fsconfig({key})", _FSCONFIG, fs, _FSCONFIG_SET_STRING, key, value, 0)
+        _syscall(f"fsconfig(overlay {key})", _FSCONFIG, fs, _FSCONFIG_SET_STRING, key, value, 0)
     for flag in ("userxattr", "volatile"):
-        _syscall(f"fsconfig({flag})", _FSCONFIG, fs, _FSCONFIG_SET_FLAG, flag, 0, 0)
+        _syscall(f"fsconfig(overlay {flag})", _FSCONFIG, fs, _FSCONFIG_SET_FLAG, flag, 0, 0)
     _syscall("fsconfig(create overlay)", _FSCONFIG, fs, _FSCONFIG_CREATE, 0, 0, 0)
 
 

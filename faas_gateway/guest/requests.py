@@ -16,6 +16,7 @@ import sys
 import threading
 from json import dumps  # by name: code of the user may replace it in the module
 from os import getpid
+from time import monotonic
 from typing import Any, NoReturn
 
 from . import framing, variables
@@ -24,6 +25,8 @@ from .streams import Standard
 
 MESSAGE_LIMIT_BYTES = 60 << 20
 """Of one message; a frame may have a little more."""
+
+INTERRUPT_GAP_S = 0.05
 
 _ENDLESS = re.compile(r"\d{309}")
 
@@ -43,6 +46,8 @@ class Session:
         self._sequence = 0
         self._pid = getpid()
         self._sending = threading.Lock()
+        self._interruptible = False
+        self._interrupted_at = 0.0
         session = kernel.session
         assert isinstance(session, ChannelSession)
         session.emit = self._emit
@@ -51,7 +56,7 @@ class Session:
 
     def run(self) -> None:
         """Serve until the channel ends; then the process does."""
-        signal.signal(signal.SIGINT, _ignore)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         while True:
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
@@ -67,6 +72,13 @@ class Session:
                     self._broken(e)
                 if task.done():
                     task = loop.create_task(self._serve())
+
+    def _on_interrupt(self, _number: int, _frame: object) -> None:
+        """SIGINT: raises in user code only, and not twice within a moment, so that it cannot strike what follows it."""
+        now = monotonic()
+        if self._interruptible and now - self._interrupted_at > INTERRUPT_GAP_S:
+            self._interrupted_at = now
+            raise KeyboardInterrupt
 
     def _broken(self, error: BaseException) -> NoReturn:
         """Say in one line what happened, and end: there is no way on from here."""
@@ -112,40 +124,44 @@ class Session:
         """The requests that run none of the user's code of their own; they can be interrupted all the same."""
         namespace = self._kernel.shell.user_ns
         pushed = self._chunks() if kind == "push" else []
+        if pushed is None:
+            return
         chunks: list[bytes] = []
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        reply: dict[str, Any] = {}
+        signal.signal(signal.SIGINT, self._on_interrupt)
         try:
-            if kind == "variables":
-                reply: dict[str, Any] = {"variables": variables.listing(namespace, self._kernel.shell.user_ns_hidden)}
-            elif kind == "pull":
-                chunks = list(variables.encoded(namespace, m["name"]))
-                reply = {}
-            elif kind == "push":
-                namespace[m["name"]] = variables.decoded(pushed)
-                reply = {}
-            else:
-                reply = {"problem": "unknown_request", "detail": f"the guest knows no {kind!r}"}
+            try:
+                self._interruptible = True
+                if kind == "variables":
+                    reply = {"variables": variables.listing(namespace, self._kernel.shell.user_ns_hidden)}
+                elif kind == "pull":
+                    chunks = list(variables.encoded(namespace, m["name"]))
+                elif kind == "push":
+                    namespace[m["name"]] = variables.decoded(pushed)
+                else:
+                    reply = {"problem": "unknown_request", "detail": f"the guest knows no {kind!r}"}
+            finally:
+                self._interruptible = False
         except variables.VariableProblem as e:
             reply = {"problem": e.code, "detail": str(e)}
         except KeyboardInterrupt:
-            reply = {"problem": "not_transferable", "detail": "interrupted"}
+            self._interruptible = False
+            reply, chunks = {"problem": "not_transferable", "detail": "interrupted"}, []
         except Exception as e:  # noqa: BLE001 - the session's own objects run here: their __repr__ may raise anything
             reply = {"problem": "not_transferable", "detail": f"{type(e).__name__}: {e}"}
-        finally:
-            signal.signal(signal.SIGINT, _ignore)
         for chunk in chunks:
-            framing.send(self._channel, {"type": "chunk"}, chunk)
+            framing.send(self._channel, {"type": "chunk", "id": m["id"]}, chunk)
         self._send({"type": "reply", "id": m["id"], **reply})
 
-    def _chunks(self) -> list[bytes]:
-        """The bodies up to the frame that ends them; all are read even if the value turns out to be unusable."""
+    def _chunks(self) -> list[bytes] | None:
+        """The bodies up to the frame that ends them, None when the sender gave up: then nobody waits for an answer."""
         found: list[bytes] = []
         while True:
             frame = framing.receive(self._channel)
             if frame is None:
                 os._exit(0)
             if frame[0]["type"] == "end":
-                return found
+                return found if frame[0]["whole"] else None
             found.append(frame[1])
 
     async def _execute(self, m: dict[str, Any]) -> dict[str, Any]:
@@ -158,11 +174,17 @@ class Session:
         self._standard.restore()
         parent = kernel.session.msg("execute_request", {"code": code})
         kernel.set_parent([b"gateway"], parent, channel="shell")
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        reply: dict[str, Any] | None = None
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            reply = await kernel.do_execute(code, False, store_history=True, allow_stdin=False)
-        except KeyboardInterrupt as e:
-            reply = {
+            try:
+                self._interruptible = True
+                reply = await kernel.do_execute(code, False, store_history=True, allow_stdin=False)
+            finally:
+                self._interruptible = False
+        except KeyboardInterrupt as e:  # also one that struck in the line above: then there is a reply already
+            self._interruptible = False
+            reply = reply or {
                 "status": "error",
                 "ename": "KeyboardInterrupt",
                 "evalue": str(e),
@@ -178,8 +200,7 @@ class Session:
         except Exception as e:  # noqa: BLE001 - such as an exception of the user's whose __str__ raises
             name = type(e).__name__
             reply = {"status": "error", "ename": name, "evalue": "", "traceback": [name]}
-        finally:
-            signal.signal(signal.SIGINT, _ignore)
+        assert reply is not None
         shell.exit_now = False
         for name in ("stdout", "stderr"):  # a replacement of the user's may buffer too
             stream: Any = getattr(sys, name, None)
@@ -258,10 +279,6 @@ def _shortened(reply: dict[str, Any], size: str) -> dict[str, Any]:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _ignore(*_args: object) -> None:
-    """SIGINT outside user code."""
 
 
 def _finite(value: Any) -> Any:

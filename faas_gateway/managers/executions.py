@@ -223,6 +223,7 @@ class ExecutionManager:
         execution = self._find_live(id_or_name)
         if execution is not None:
             await execution.end(Ended("closed", "it was closed by its owner"))
+            await self._store.settle()  # who is told that it has ended is told the same by the next gateway
             return self.describe(execution)
         scope = self._starting.get(self._names.get(id_or_name, id_or_name))
         if scope is not None:

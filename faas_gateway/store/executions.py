@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class ExecutionStore:
     async def written(self, pending: Pending[None]) -> None:
         """Wait for an insert. Raises StorageUnavailableError."""
         await pending.wait(self._deadline_s)
+
+    async def settle(self) -> None:
+        """Wait until all that was handed over is written; a database that cannot be written now is no failure here."""
+        with suppress(StorageUnavailableError):
+            await self._worker.submit(lambda _connection: None).wait(self._deadline_s)
 
     def end(self, record: ExecutionRecord, *, together: bool = False) -> None:
         """Write how an execution ended, as soon as the database takes it; `together` with others, a moment later."""

@@ -210,6 +210,17 @@ async def test_input_is_refused_with_a_reason(sandbox: Sandbox) -> None:
     assert "not available in a sandboxed cell" in reply.evalue
 
 
+async def test_a_child_ends_by_the_signals_that_end_programs(sandbox: Sandbox) -> None:
+    code = """
+import signal, subprocess
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+    child = subprocess.Popen(["sleep", "1000"])
+    child.send_signal(number)
+    print(child.wait(5) == -number)
+"""
+    assert await value(sandbox, code) == "True\n" * 3 + "True"
+
+
 async def test_environment_variables_are_in_the_code_and_its_children(create: Create, python: Image) -> None:
     sandbox = await create(python, env_vars={"COLOUR": "grün", "EMPTY": ""})
     code = "import os, subprocess\nprint(os.environ['COLOUR'], repr(os.environ['EMPTY']), flush=True)\nsubprocess.run(['sh', '-c', 'echo $COLOUR'])"

@@ -88,6 +88,16 @@ async def test_a_creation_that_is_given_up_leaves_nothing(
             await anyio.sleep(0.05)
 
 
+async def test_a_warm_process_that_was_given_up_is_not_made_twice(backend: SandboxBackend, create: Create) -> None:
+    image = await backend.build(Recipe("python", "python", preload=("tabnanny",)), lambda _: None)
+    for seconds in (0.05, 0.2):
+        with anyio.move_on_after(seconds):
+            await backend.warm(image, lambda _: None)
+    await backend.warm(image, lambda _: None)
+    assert await value(await create(image), "print(1)") == "1"
+    # one that nobody knows of would be among what is left when the backend is
+
+
 async def test_closing_is_idempotent_and_the_cause_is_told(create: Create, python: Image) -> None:
     sandbox = await create(python)
     async with anyio.create_task_group() as group:
@@ -177,6 +187,17 @@ async def test_a_cancelled_execute_leaves_the_request_running(create: Create, py
     with anyio.move_on_after(0.2):
         await sandbox.execute(CodeRequest(secrets.token_hex(8), "import time; time.sleep(0.5); x = 1"), Recorder())
     assert await value(sandbox, "print(x)") == "1"
+
+
+async def test_a_request_that_is_given_up_while_it_is_sent_does_not_cut_the_next_one(
+    create: Create, python: Image
+) -> None:
+    sandbox = await create(python)
+    code = "x = '" + "y" * 600_000 + "'"
+    for n in range(20):
+        with anyio.move_on_after(n * 0.0005):
+            await sandbox.execute(CodeRequest(secrets.token_hex(8), code), Recorder())
+    assert await value(sandbox, "print(1)") == "1"
 
 
 async def test_usage_tells_processor_memory_disk_and_processes(create: Create, python: Image) -> None:

@@ -43,7 +43,7 @@ def neighbour(ring: Ring) -> Iterator[SyncExecution]:
         yield execution
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def unharmed(neighbour: SyncExecution) -> Iterator[None]:
     """Whatever a test does in its own sandbox, the neighbour answers, and with its state."""
     yield

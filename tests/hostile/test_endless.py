@@ -105,10 +105,10 @@ def test_what_does_not_react_can_still_be_closed(ring: Ring) -> None:
 
 def test_an_interrupt_never_cuts_a_message_in_two(ring: Ring) -> None:
     """Messages larger than a socket's buffer, in a process with other threads that could take the signal."""
-    with ring.victim(output_mb=4096, open_files=256) as victim:
+    with ring.victim(output_mb=1024) as victim:
         victim.cell("import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()")
-        for _ in range(8):
-            code = "print('begun', flush=True)\nwhile True: display({'text/plain': 'x' * 3_000_000}, raw=True)"
+        for _ in range(6):
+            code = "print('begun', flush=True)\nwhile True: display({'text/plain': 'x' * 400_000}, raw=True)"
             assert interrupted(victim.execution, code).status == "cancelled"
         assert victim.value("print(1)") == "1"
 

@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_generating_again_changes_nothing():
-    pytest.importorskip("unasync")
     script = ROOT / "scripts" / "generate_sync.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _NATIVE = Path(__file__).parent
 _PATH = (_NATIVE / "launcher", _NATIVE / "seccomp", _NATIVE.parents[1] / "guest")
 READY_S = 20.0
+GIVEN_UP_S = 2.0
 
 
 class LauncherGone(StartFailed):
@@ -116,9 +117,11 @@ class Launcher:
             with anyio.fail_after(ready_s):
                 return await self._ready
         except TimeoutError:
-            self._gone()
-            self._process.kill()
+            await self.aclose(GIVEN_UP_S)
             raise StartFailed("the launcher did not get ready") from None
+        except BaseException:
+            await self.aclose(GIVEN_UP_S)
+            raise
 
     async def call(self, op: str, timeout: float, fds: list[int] | None = None, **arguments: Any) -> Answer:
         """Ask for something and wait for the answer, at most timeout seconds. Raises LauncherError, LauncherGone."""

@@ -220,6 +220,7 @@ class Channel:
         """It ended by a frame that no guest of ours sends."""
         self._paused = False
         self._sending = asyncio.Lock()
+        self._sends: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
 
@@ -281,12 +282,24 @@ class Channel:
             self._loop.add_reader(self.sock, self._readable)
 
     async def send(self, message: Mapping[str, Any], body: bytes = b"") -> None:
-        """Send a frame; raises OSError when the guest is gone."""
-        data = framing.pack(dict(message), body)
+        """Send a frame; raises OSError when the guest is gone. One that has begun is sent whole, also if cancelled."""
+        task = self._loop.create_task(self._send(framing.pack(dict(message), body)))
+        self._sends.add(task)
+        task.add_done_callback(self._sent)
+        await asyncio.shield(task)
+
+    async def _send(self, data: bytes) -> None:
         async with self._sending:
             await self._loop.sock_sendall(self.sock, data)
 
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to who waited, if anybody did
+
     def close(self) -> None:
+        for task in self._sends:
+            task.cancel()
         if not self.ended:
             self.ended = True
             self._loop.remove_reader(self.sock)

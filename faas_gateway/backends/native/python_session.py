@@ -10,6 +10,8 @@ import select
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import anyio
+
 from faas_gateway.backends.base import (
     CodeRequest,
     Ended,
@@ -50,6 +52,7 @@ class PythonSandbox(NativeSandbox):
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = 0
         self._chunks: asyncio.Queue[bytes | None] | None = None
+        self._pulling = ""
         self._status: int | None = None
         self._guest_gone: asyncio.TimerHandle | None = None
         self._loop.add_reader(guest_pidfd, self._guest_exited)
@@ -58,7 +61,7 @@ class PythonSandbox(NativeSandbox):
     def on_frame(self, m: dict[str, Any], body: bytes) -> None:
         kind = m.get("type")
         if kind == "chunk":
-            if self._chunks is not None:
+            if self._chunks is not None and m.get("id") == self._pulling:
                 self._chunks.put_nowait(body)
                 if self._chunks.qsize() >= QUEUE_CHUNKS:
                     self._channel.pause()
@@ -73,7 +76,7 @@ class PythonSandbox(NativeSandbox):
             future = self._replies.get(str(m.get("id")))
             if future is not None and not future.done():
                 future.set_result(m)
-            if self._chunks is not None:
+            if self._chunks is not None and m.get("id") == self._pulling:
                 self._chunks.put_nowait(None)
         for pipe in self._pipes:
             pipe.go_on()
@@ -172,12 +175,21 @@ class PythonSandbox(NativeSandbox):
         try:
             await self._post({**message, "id": number})
             if parts is not None:
-                async for part in parts:
-                    await self._post({"type": "chunk"}, part)
-                await self._post({"type": "end"})
+                await self._post_parts(parts)
             return await future
         finally:
             self._forget_reply(number)
+
+    async def _post_parts(self, parts: AsyncIterator[bytes]) -> None:
+        """Send what follows a request. The guest waits for its end, which has to come also when we give up."""
+        whole = False
+        try:
+            async for part in parts:
+                await self._post({"type": "chunk"}, part)
+            whole = True
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(STATUS_S):
+                await self._post({"type": "end", "whole": whole})
 
     async def execute(self, request: CodeRequest, sink: Sink) -> Reply:
         self.check()
@@ -251,7 +263,7 @@ class PythonSandbox(NativeSandbox):
         self.check()
         chunks = asyncio.Queue[bytes | None]()
         number, future = self._expect_reply()
-        self._chunks = chunks
+        self._chunks, self._pulling = chunks, number
         try:
             await self._post({"type": "pull", "name": name, "id": number})
             while (chunk := await chunks.get()) is not None:

@@ -71,16 +71,12 @@ class Resources(_Request):
     """Limits of one sandbox. A limit that is not given takes the environment's, then the gateway's default."""
 
     cpus: float | None = Field(default=None, gt=0, le=1024, description="CPU cores, fractions allowed")
-    memory_mb: int | None = Field(
-        default=None, ge=32, le=16 << 20, description="memory of all processes together, MiB"
-    )
+    memory_mb: int | None = Field(default=None, ge=32, le=16 << 20, description="memory of all processes together, MiB")
     disk_mb: int | None = Field(
         default=None, ge=1, le=64 << 20, description="bytes written to the sandbox's files, MiB"
     )
     pids: int | None = Field(default=None, ge=4, le=1 << 20, description="processes and threads at one time")
-    timeout_s: float | None = Field(
-        default=None, gt=0, le=30 * 86400, description="wall time of one request, seconds"
-    )
+    timeout_s: float | None = Field(default=None, gt=0, le=30 * 86400, description="wall time of one request, seconds")
     cpu_time_s: float | None = Field(default=None, gt=0, description="CPU time of the whole execution, seconds")
     output_mb: int | None = Field(default=None, ge=1, le=16 << 10, description="output of one request, MiB")
     open_files: int | None = Field(default=None, ge=16, le=1 << 20, description="open files per process")
@@ -180,13 +176,11 @@ class ExecutionResult(_Response):
     truncated: bool = Field(default=False, description="stdout, stderr or outputs are not whole")
     cached: bool = False
     outputs: list[dict[str, Any]] = Field(
-        default_factory=list, description="display_data and execute_result as in nbformat, mime bundles"
+        default_factory=list[dict[str, Any]], description="display_data and execute_result as in nbformat, mime bundles"
     )
     error: CodeError | None = None
     execution_count: int | None = None
-    notes: list[str] = Field(
-        default_factory=list, description="what is degraded, or stands in for something else"
-    )
+    notes: list[str] = Field(default_factory=list, description="what is degraded, or stands in for something else")
 
 
 class ResourceUsage(_Response):
@@ -241,7 +235,7 @@ class Environment(_Response):
     language: str
     base_image: str
     description: str = ""
-    layers: list[dict[str, Any]] = Field(default_factory=list)
+    layers: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     resources: Resources = Field(default_factory=lambda: Resources())
     network: str = "none"
     cache_strategy: str = "layers"
@@ -272,7 +266,7 @@ class OutputEvent(_Response):
     msg_type: str
     content: dict[str, Any] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
-    buffers: list[bytes] = Field(default_factory=list)
+    buffers: list[bytes] = Field(default_factory=list[bytes])
 
     @property
     def text(self) -> str:
@@ -325,4 +319,4 @@ class Problem(_Response):
     detail: str = ""
     code: str
     hint: str = ""
-    errors: list[dict[str, Any]] = Field(default_factory=list)
+    errors: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])

@@ -47,7 +47,7 @@ def main(fd: int, stdio: list[int], upper: int) -> NoReturn:
                 seccomp.install(_PROGRAM)
                 _serve(conn, op, stdio)
         status = 0
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         number = getattr(e, "errno", None) or 22
         with contextlib.suppress(OSError):
             framing.send(conn, {"error": getattr(e, "strerror", None) or str(e), "errno": number})
@@ -132,7 +132,7 @@ def _become(op: dict[str, Any], stdio: list[int], broken: int) -> NoReturn:
         linux.close_all_but([keep])
         for name, (soft, hard) in op["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (soft, hard))
-        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGCHLD, signal.SIGXFSZ):
+        for number in linux.OUR_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.umask(0o022)
         step = "folder"

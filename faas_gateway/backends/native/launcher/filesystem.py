@@ -14,6 +14,7 @@ import tarfile
 from typing import Any
 
 import framing
+import removal
 
 LISTING_LIMIT = 100_000
 
@@ -50,7 +51,8 @@ def listing(path: str) -> list[dict[str, Any]]:
 
 def delete(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        if not removal.remove(path):
+            shutil.rmtree(path)  # says why not
     else:
         os.unlink(path)
 
@@ -143,22 +145,32 @@ class _Receiver:
         return data[:size]
 
 
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder") from None
+
+
 def write(conn: socket.socket, path: str, *, untar: bool) -> None:
     """Write what comes to path, folders made; whole or not at all. With untar, unpack it into the folder at path."""
     source = _Receiver(conn)
     if untar:
-        os.makedirs(path, exist_ok=True)
+        _make_folder(path)
         readable: Any = source  # and only read from
-        with tarfile.open(fileobj=readable, mode="r|") as tar:
-            for member in tar:
-                if _only_plain(member):
-                    tar.extract(member, path, set_attrs=True)
+        try:
+            with tarfile.open(fileobj=readable, mode="r|") as tar:
+                for member in tar:
+                    if _only_plain(member):
+                        tar.extract(member, path, set_attrs=True)
+        except tarfile.TarError as e:
+            raise OSError(errno.EINVAL, f"not a tar archive: {e}") from None
         while source.next():
             pass  # padding after the archive's end
         return
     folder = os.path.dirname(path)
     if folder:
-        os.makedirs(folder, exist_ok=True)
+        _make_folder(folder)
     if os.path.isdir(path):
         raise OSError(errno.EISDIR, "is a folder")
     partial = os.path.join(folder, f".{os.path.basename(path)[:200]}.{os.getpid()}.part")

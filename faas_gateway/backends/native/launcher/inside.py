@@ -92,6 +92,8 @@ def _warm_guest(m: dict[str, Any], spec: dict[str, Any], control: int) -> None:
     os.setsid()
     os.chdir("/workspace")
     os.umask(0o022)
+    for number in linux.OUR_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     linux.keep_capabilities(linux.CAP_SYS_ADMIN, linux.CAP_SYS_CHROOT)
     os.execve(m["argv"][0], m["argv"], m["env"])
 

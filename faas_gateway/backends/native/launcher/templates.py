@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -71,6 +72,9 @@ class Templates:
 
     # ---- making one -------------------------------------------------------------------------------------
     def make(self, name: str, spec: dict[str, Any], sizes: dict[str, int]) -> Steps:
+        with contextlib.suppress(OSError):
+            self.get(name)
+            return  # who asked for it before gave up waiting
         near, far = wire.pair()
         pid = os.fork()
         if pid == 0:
@@ -90,6 +94,7 @@ class Templates:
             if template is not None:
                 self._remove_files(template)
             raise
+        self.cool(name)
         self._templates[name] = template
         self._all.add(template)
         self._loop.watch(near.fileno(), lambda: self._init_gone(template))

@@ -70,9 +70,7 @@ def _probe() -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise click.ClickException(
-            f"The probe gave no answer within {PROBE_DEADLINE_S:g} seconds."
-        ) from error
+        raise click.ClickException(f"The probe gave no answer within {PROBE_DEADLINE_S:g} seconds.") from error
     try:
         return json.loads(done.stdout)
     except ValueError as error:
