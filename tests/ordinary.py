@@ -45,17 +45,20 @@ def as_noone() -> dict[str, Any]:
 
 @functools.cache
 def _can_reach() -> bool:
-    done = subprocess.run(
-        [sys.executable, "-c", "import faas_gateway, faas, click"],
-        cwd="/",
-        env=environment({}),
-        capture_output=True,
-        timeout=60,
-        check=False,
-        user=NOONE,
-        group=NOONE,
-        extra_groups=[],
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import faas_gateway, faas, click"],
+            cwd="/",
+            env=environment({}),
+            capture_output=True,
+            timeout=60,
+            check=False,
+            user=NOONE,
+            group=NOONE,
+            extra_groups=[],
+        )
+    except PermissionError:  # it may not even execute this Python
+        return False
     return done.returncode == 0
 
 

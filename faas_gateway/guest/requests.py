@@ -109,6 +109,7 @@ class Session:
 
     async def _handle(self, m: dict[str, Any], body: bytes) -> None:
         kind = m["type"]
+        self._interrupted_at = 0.0  # an interrupt of the request before says nothing of this one
         if kind == "init":
             os.environ.update(m["env"])
         elif kind == "touch":
