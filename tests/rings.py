@@ -21,7 +21,7 @@ from faas.types import ExecutionResult
 from live import LiveGateway, wait_until
 
 #: A cell that does not end of itself is ended after this long, seconds.
-CELL_S = 20.0
+CELL_S = 60.0
 GONE_S = 15.0
 
 
@@ -138,9 +138,16 @@ class Victim:
         wait_until(lambda: not self.left(), GONE_S, f"nothing of {self.execution.id} left")
 
     def left(self) -> list[object]:
-        alive: list[object] = [p for p in self.seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive: list[object] = [p for p in self.seen if is_alive(p)]
         boxes: list[object] = [b for b in self.ring.live.boxes() if b == self.execution.id]
         return alive + boxes + [g for g in self.groups if g.exists()]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two
+        return False
 
 
 @dataclass(frozen=True)

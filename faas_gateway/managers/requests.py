@@ -192,9 +192,11 @@ class Request:
         if self._kind == "command":
             self._scope.cancel()
             return
-        await self._send_interrupt()
-        with anyio.move_on_after(self._settings.grace_s):
-            await self.done.wait()
+        for _ in range(2):  # one that comes just before the code begins is ignored
+            await self._send_interrupt()
+            with anyio.move_on_after(self._settings.grace_s / 2):
+                await self.done.wait()
+                return
         if not self.done.is_set():
             reason = f"{self._why}, and it did not react to the interrupt"
             await self._sandbox.kill(Ended("killed", reason, "Open a new execution."))

@@ -215,7 +215,7 @@ def test_a_forged_mark_cannot_stop_a_printer_for_good(ring: Ring) -> None:
 
 
 DISPLAYS = {
-    "too large": "display({'text/plain': 'x' * (70 << 20)}, raw=True)",
+    "too large": "display({'text/plain': 'x' * (61 << 20)}, raw=True)",
     "no text": "display({'text/plain': object()}, raw=True)",
     "bytes": "display({'image/png': b'\\0\\1\\2'}, raw=True)",
     "a circle": "a = {}; a['a'] = a; display(a, raw=True)",
@@ -237,7 +237,7 @@ def test_a_display_that_cannot_travel_keeps_the_session(ring: Ring, code: str) -
 
 
 EXCEPTIONS = {
-    "a text that is too large": "raise Exception('x' * (70 << 20))",
+    "a text that is too large": "raise Exception('x' * (32 << 20))",
     "half a surrogate": "raise Exception('a\\ud800b')",
     "a __str__ that raises": "class E(Exception):\n  def __str__(self): raise E\nraise E",
     "a BaseException": "class E(BaseException): pass\nraise E",

@@ -18,7 +18,7 @@ import pytest
 from faas import SyncFaaSClient, errors
 from faas.types import ExecutionResult
 from live import LiveGateway, wait_until
-from rings import OrdinaryGateway
+from rings import OrdinaryGateway, is_alive
 
 IDENTITIES = ["root", "user"] if os.geteuid() == 0 else ["user"]
 PYTHON = "notebook"  # shows the packages that are here, so that nothing is built
@@ -88,7 +88,7 @@ class Running:
 
 
 def gone(processes: list[psutil.Process], seconds: float = 15) -> None:
-    alive = lambda: [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]  # noqa: E731
+    alive = lambda: [p for p in processes if is_alive(p)]  # noqa: E731
     wait_until(lambda: not alive(), seconds, f"the end of {processes}")
 
 
