@@ -11,7 +11,9 @@ demo: install ## execute the quickstart notebook and show each cell's output
 	@$(BIN)/python scripts/demo.py
 
 test: install lint ## all tests
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile || { \
+	  echo "Again, one after the other, what failed beside the others"; \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none; }
 
 lab: install ## open the quickstart in JupyterLab
 	@$(BIN)/jupyter lab notebooks/quickstart.ipynb
