@@ -31,6 +31,8 @@ CLASSES = [
     "FaaSClient",
     "Files",
     "OutputStream",
+    "SnapshotHandle",
+    "SnapshotManager",
     "StreamedResponse",
     "Transport",
     "Variables",

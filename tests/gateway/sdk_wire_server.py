@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import uvicorn
+from sdk_wire_snapshots import Snapshots
 
 NOW = "2026-01-01T00:00:00Z"
 PROBLEM_STATUS = {
@@ -27,12 +28,18 @@ PROBLEM_STATUS = {
     "unknown_request": 404,
     "unknown_variable": 404,
     "unknown_file": 404,
+    "unknown_snapshot": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "name_taken": 409,
     "request_running": 409,
     "request_exists": 409,
+    "no_checkpoint": 409,
+    "not_portable": 409,
     "execution_ended": 410,
+    "snapshot_gone": 410,
+    "cannot_fork": 422,
+    "script_failed": 422,
     "not_transferable": 422,
     "file_error": 422,
     "too_large": 413,
@@ -128,6 +135,7 @@ class WireServer:
         self.files: dict[str, tuple[str, bytes]] = {}
         self.accept_delay_s = 0.0
         self.loop: asyncio.AbstractEventLoop
+        self.put_delay_s = 0.0
         self.drop_next = 0
         self.disconnected: list[str] = []
 
@@ -191,6 +199,12 @@ class Answer:
                 else:
                     after = int(self.headers.get("last-event-id", "-1"))
                     await self.follow(self.server.running[rid], after + 1)
+            case "POST", ["executions", "batch"]:
+                await self.batch(json.loads(body))
+            case "POST", ["executions", _, "rewind"]:
+                await self.rewind(json.loads(body))
+            case _, ["snapshots", *rest]:
+                await Snapshots(self).route(method, rest, body)
             case _, ["executions", _, "files", *path]:
                 await self.stored(self.server.files, "unknown_file", method, "/".join(path), body)
             case _, ["executions", _, "variables", name]:
@@ -232,6 +246,25 @@ class Answer:
             return
         await self.json(200, running.whole())
 
+    async def batch(self, body: dict[str, Any]) -> None:
+        self.server.bodies.append(body)
+        items: list[dict[str, Any]] = []
+        for index, request in enumerate(body["requests"]):
+            if request["code"].startswith("problem "):
+                items.append({"index": index, "problem": problem(request["code"].split()[1])})
+            elif request["code"] != "missing":
+                running = Running(request["request_id"], request["code"])
+                await asyncio.wait({running.task}, timeout=10)
+                items.append({"index": index, "result": running.whole()})
+        await self.json(200, {"items": items[::-1]})
+
+    async def rewind(self, body: dict[str, Any]) -> None:
+        self.server.bodies.append(body)
+        if body["request_id"] in PROBLEM_STATUS:
+            await self.problem(body["request_id"])
+        else:
+            await self.json(200, INFO | {"checkpoints": [body["request_id"]]})
+
     async def result(self, rid: str) -> None:
         running = self.server.running.get(rid)
         if running is None:
@@ -272,6 +305,7 @@ class Answer:
         self, store: dict[str, tuple[str, bytes]], unknown: str, method: str, name: str, body: bytes
     ) -> None:
         if method == "PUT":
+            await asyncio.sleep(self.server.put_delay_s)
             store[name] = (self.headers["content-type"], body)
             await self.json(204, None)
         elif name not in store:
@@ -282,6 +316,9 @@ class Answer:
             for start in range(0, len(content), 10_000):
                 await self.body(content[start : start + 10_000])
             await self.end()
+
+    def problem_body(self, code: str) -> dict[str, Any]:
+        return problem(code)
 
     async def problem(self, code: str) -> None:
         content = problem(code)

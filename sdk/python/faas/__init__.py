@@ -19,11 +19,15 @@ from faas._version import __version__
 if TYPE_CHECKING:
     from faas._async.client import FaaSClient
     from faas._async.execution import Execution
+    from faas._async.snapshot_handle import SnapshotHandle
     from faas._sync.client import SyncFaaSClient
     from faas._sync.execution import SyncExecution
+    from faas._sync.snapshot_handle import SyncSnapshotHandle
     from faas.errors import (
         APIError,
+        BranchError,
         BuildError,
+        CannotForkError,
         CapacityError,
         ConfigurationError,
         ConflictError,
@@ -38,12 +42,16 @@ if TYPE_CHECKING:
         InternalError,
         InvalidRequestError,
         NameTakenError,
+        NoCheckpointError,
         NotFoundError,
+        NotPortableError,
         NotTransferableError,
         ProtocolError,
         RequestExistsError,
         RequestRunningError,
         SandboxUnavailableError,
+        ScriptFailedError,
+        SnapshotGoneError,
         StartError,
         StorageUnavailableError,
         TooLargeError,
@@ -54,13 +62,16 @@ if TYPE_CHECKING:
         UnknownExecutionError,
         UnknownFileError,
         UnknownRequestError,
+        UnknownSnapshotError,
         UnknownVariableError,
         UnsafeArchiveError,
     )
 
 __all__ = [
     "APIError",
+    "BranchError",
     "BuildError",
+    "CannotForkError",
     "CapacityError",
     "ConfigurationError",
     "ConflictError",
@@ -77,16 +88,22 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "NameTakenError",
+    "NoCheckpointError",
     "NotFoundError",
+    "NotPortableError",
     "NotTransferableError",
     "ProtocolError",
     "RequestExistsError",
     "RequestRunningError",
     "SandboxUnavailableError",
+    "ScriptFailedError",
+    "SnapshotGoneError",
+    "SnapshotHandle",
     "StartError",
     "StorageUnavailableError",
     "SyncExecution",
     "SyncFaaSClient",
+    "SyncSnapshotHandle",
     "TooLargeError",
     "TransportError",
     "TransportTimeoutError",
@@ -95,6 +112,7 @@ __all__ = [
     "UnknownExecutionError",
     "UnknownFileError",
     "UnknownRequestError",
+    "UnknownSnapshotError",
     "UnknownVariableError",
     "UnsafeArchiveError",
     "__version__",
@@ -105,6 +123,8 @@ _ELSEWHERE = {
     "SyncFaaSClient": "faas._sync.client",
     "Execution": "faas._async.execution",
     "SyncExecution": "faas._sync.execution",
+    "SnapshotHandle": "faas._async.snapshot_handle",
+    "SyncSnapshotHandle": "faas._sync.snapshot_handle",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -15,11 +15,13 @@ from faas.types import (
     CellOrigin,
     ExecuteInput,
     ExecutionCreate,
+    OneShotBatch,
     OneShotCreate,
+    RewindInput,
     RunInput,
 )
 
-__all__ = ["Call", "new_request_id", "parse"]
+__all__ = ["Call", "check", "json_body", "new_request_id", "parse", "url_of"]
 
 API = "/api/v1"
 JSON = "application/json"
@@ -42,6 +44,8 @@ UNLIMITED_WAIT_S = 300.0
 RESULT_WAIT_S = 20.0
 #: The gateway waits for a running cell before it looks at variables, and gives up by itself before this.
 VARIABLES_TIMEOUT_S = 120.0
+#: On top of the time that code may go on before it is snapshotted: a session of many GB, on a busy machine.
+SNAPSHOT_MARGIN_S = 120.0
 INTERRUPT_TIMEOUT_S = 5.0
 PAGE_SIZE = 100
 
@@ -97,19 +101,19 @@ def health() -> Call:
 
 
 def list_environments(cursor: str | None) -> Call:
-    return Call("GET", _url(API, "environments", cursor=cursor), headers={"Accept": JSON})
+    return Call("GET", url_of(API, "environments", cursor=cursor), headers={"Accept": JSON})
 
 
 def get_environment(name: str) -> Call:
-    return Call("GET", _url(API, "environments", name), headers={"Accept": JSON})
+    return Call("GET", url_of(API, "environments", name), headers={"Accept": JSON})
 
 
 def create_execution(**fields: Any) -> Call:
     """As events: their pings prove that the gateway lives while it builds an environment for minutes."""
     return Call(
         "POST",
-        _url(API, "executions"),
-        _json(ExecutionCreate, fields),
+        url_of(API, "executions"),
+        json_body(ExecutionCreate, fields),
         {"Content-Type": JSON, "Accept": EVENTS},
         SILENCE_TIMEOUT_S,
     )
@@ -122,7 +126,7 @@ def get_execution(id_or_name: str) -> Call:
 def list_executions(
     status: str | None, environment: str | None, label: str | None, limit: int, cursor: str | None
 ) -> Call:
-    url = _url(
+    url = url_of(
         API,
         "executions",
         status=status,
@@ -150,20 +154,35 @@ def execute(
 ) -> Call:
     """`limit_s` is the execution's own limit of one request's wall time, for when `timeout` is not given."""
     fields = {"code": code, "timeout": timeout, "request_id": request_id, "cell": cell}
-    body = _json(ExecuteInput, fields)
+    body = json_body(ExecuteInput, fields)
     allowed = timeout if timeout is not None else limit_s
     wait = UNLIMITED_WAIT_S if allowed is None else allowed + MARGIN_S
     return _code_call(_execution(execution, "execute"), body, stream, wait)
 
 
 def run(execution: str, *, stream: bool, **fields: Any) -> Call:
-    body = _json(RunInput, fields)
+    body = json_body(RunInput, fields)
     return _code_call(_execution(execution, "run"), body, stream, fields["timeout"] + MARGIN_S)
 
 
 def one_shot(*, stream: bool, **fields: Any) -> Call:
-    body = _json(OneShotCreate, fields)
-    return _code_call(_url(API, "execute"), body, stream, fields["timeout"] + BUILD_MARGIN_S)
+    body = json_body(OneShotCreate, fields)
+    return _code_call(url_of(API, "execute"), body, stream, fields["timeout"] + BUILD_MARGIN_S)
+
+
+def batch(requests: Sequence[Mapping[str, Any]]) -> Call:
+    """One answer for all of them. How many run at a time is the gateway's affair: one at least."""
+    checked = check(OneShotBatch, {"requests": list(requests)})
+    body = checked.model_dump_json(exclude_none=True).encode()
+    wait_s = sum(request.timeout for request in checked.requests)
+    headers = {"Content-Type": JSON, "Accept": JSON}
+    return Call("POST", url_of(API, "executions", "batch"), body, headers, wait_s + BUILD_MARGIN_S)
+
+
+def rewind(execution: str, request_id: str, timeout: float) -> Call:
+    body = json_body(RewindInput, {"request_id": request_id, "timeout": timeout})
+    headers = {"Content-Type": JSON, "Accept": JSON}
+    return Call("POST", _execution(execution, "rewind"), body, headers, timeout + SNAPSHOT_MARGIN_S)
 
 
 def result(execution: str, request_id: str) -> Call:
@@ -234,11 +253,19 @@ def _code_call(url: str, body: bytes, stream: bool, wait_s: float) -> Call:
     return Call("POST", url, body, {"Content-Type": JSON, "Accept": JSON}, wait_s)
 
 
-def _json(model: type[BaseModel], fields: Mapping[str, Any]) -> bytes:
+def json_body(model: type[BaseModel], fields: Mapping[str, Any]) -> bytes:
     """The body, checked by the gateway's own model: an impossible value never leaves this process."""
+    return check(model, fields).model_dump_json(exclude_none=True).encode()
+
+
+def check(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
+    """Fields as their model; those that are None are left out.
+
+    Raises:
+        InvalidRequestError: a value that no gateway takes.
+    """
     try:
-        checked = model.model_validate({name: value for name, value in fields.items() if value is not None})
-        return checked.model_dump_json(exclude_none=True).encode()
+        return model.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         raise invalid(
@@ -254,7 +281,7 @@ def _first(error: ValidationError) -> str:
     return f"{where}: {message[:1].lower()}{message[1:]}" if where else message
 
 
-def _url(*segments: str, **query: str | None) -> str:
+def url_of(*segments: str, **query: str | None) -> str:
     url = segments[0] + "".join("/" + _segment(segment) for segment in segments[1:])
     given = {name: value for name, value in query.items() if value is not None}
     return f"{url}?{urlencode(given)}" if given else url
@@ -263,7 +290,7 @@ def _url(*segments: str, **query: str | None) -> str:
 def _execution(id_or_name: str, *segments: str, **query: str | None) -> str:
     if not id_or_name:
         raise invalid("The id or name of an execution is empty")
-    return _url(API, "executions", id_or_name, *segments, **query)
+    return url_of(API, "executions", id_or_name, *segments, **query)
 
 
 def _variable(name: str) -> str:

@@ -10,6 +10,7 @@
     │   ├── ProtocolError              what came is not what a gateway says
     │   └── GatewayStartError          the embedded gateway could not be started
     ├── UnsafeArchiveError             a folder that came out of a sandbox was refused
+    ├── BranchError                    some branches of a snapshot could not be made; holds those that could
     └── APIError                       the gateway answered with a problem: code, status, detail, hint, errors
         ├── InvalidRequestError        invalid_request, method_not_allowed
         ├── NotFoundError              not_found
@@ -17,12 +18,18 @@
         │   ├── UnknownExecutionError
         │   ├── UnknownRequestError
         │   ├── UnknownVariableError
-        │   └── UnknownFileError
+        │   ├── UnknownFileError
+        │   └── UnknownSnapshotError
         ├── ConflictError
         │   ├── NameTakenError
         │   ├── RequestRunningError
-        │   └── RequestExistsError
+        │   ├── RequestExistsError
+        │   ├── NoCheckpointError      no_checkpoint: the session cannot be rewound to that request
+        │   └── NotPortableError       not_portable: the snapshot has a live form only
         ├── ExecutionEndedError
+        ├── SnapshotGoneError
+        ├── CannotForkError            cannot_fork: errors names what stands in the way
+        ├── ScriptFailedError          script_failed: detail has the end of the output
         ├── NotTransferableError
         ├── FileError
         ├── TooLargeError
@@ -46,7 +53,9 @@ from typing import Any
 __all__ = [
     "ERROR_BY_CODE",
     "APIError",
+    "BranchError",
     "BuildError",
+    "CannotForkError",
     "CapacityError",
     "ConfigurationError",
     "ConflictError",
@@ -61,12 +70,16 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "NameTakenError",
+    "NoCheckpointError",
     "NotFoundError",
+    "NotPortableError",
     "NotTransferableError",
     "ProtocolError",
     "RequestExistsError",
     "RequestRunningError",
     "SandboxUnavailableError",
+    "ScriptFailedError",
+    "SnapshotGoneError",
     "StartError",
     "StorageUnavailableError",
     "TooLargeError",
@@ -77,6 +90,7 @@ __all__ = [
     "UnknownExecutionError",
     "UnknownFileError",
     "UnknownRequestError",
+    "UnknownSnapshotError",
     "UnknownVariableError",
     "UnsafeArchiveError",
     "api_error",
@@ -217,12 +231,16 @@ class UnknownFileError(NotFoundError):
     """No file at that path in the sandbox."""
 
 
+class UnknownSnapshotError(NotFoundError):
+    """No snapshot of that id or name."""
+
+
 class ConflictError(APIError):
     """What was asked for contradicts what is there."""
 
 
 class NameTakenError(ConflictError):
-    """Another execution has the name."""
+    """Another execution or snapshot has the name."""
 
 
 class RequestRunningError(ConflictError):
@@ -233,8 +251,28 @@ class RequestExistsError(ConflictError):
     """The id of a request was used twice in one execution."""
 
 
+class NoCheckpointError(ConflictError):
+    """The session cannot be rewound to that request; `detail` says why, and what it can be rewound to."""
+
+
+class NotPortableError(ConflictError):
+    """The snapshot has no portable form, or none yet."""
+
+
 class ExecutionEndedError(APIError):
     """The execution is no more; `detail` says why it ended."""
+
+
+class SnapshotGoneError(APIError):
+    """The snapshot is no more, or what it needs: it expired, or its only form was live and ended."""
+
+
+class CannotForkError(APIError):
+    """The session has something that cannot be forked safely, and goes on untouched; `errors` names it."""
+
+
+class ScriptFailedError(APIError):
+    """The script of a snapshot failed, so there is none; `detail` has the end of its output."""
 
 
 class NotTransferableError(APIError):
@@ -281,6 +319,51 @@ class InternalError(APIError):
     """The gateway failed; its log has the details."""
 
 
+class BranchError(FaaSError):
+    """Some branches of a snapshot could not be made. Those that could stay open, and are yours to use and to close.
+
+    Attributes:
+        branches: handles on the branches that were made, in order; `branch_index` is the number of each.
+        errors: number of a branch that was not made to the reason.
+        total: how many were asked for.
+
+    A copy that came through pickle has no handles, which are of one process; its `branch_ids` still are there.
+    """
+
+    def __init__(self, branches: Mapping[int, Any], errors: Mapping[int, FaaSError]) -> None:
+        self.branches: list[Any] = [branches[index] for index in sorted(branches)]
+        self.branch_ids: dict[int, str] = {index: branches[index].id for index in sorted(branches)}
+        self.errors: dict[int, FaaSError] = {index: errors[index] for index in sorted(errors)}
+        self.total = len(branches) + len(errors)
+        super().__init__(self._summary(), hint=next((error.hint for error in self.errors.values() if error.hint), ""))
+
+    def _summary(self) -> str:
+        if self.total == 1:
+            return f"The branch could not be made: {self.errors[next(iter(self.errors))].message}"
+        reasons: dict[str, list[int]] = {}
+        for index, error in self.errors.items():
+            reasons.setdefault(error.message, []).append(index)
+        told = [f"{_numbers(indices)}: {reason}" for reason, indices in list(reasons.items())[:_REASONS_TOLD]]
+        if len(reasons) > _REASONS_TOLD:
+            told.append(f"and {len(reasons) - _REASONS_TOLD} other reasons")
+        kept = f"; the other {len(self.branches)} are open" if self.branches else ""
+        return f"{len(self.errors)} of {self.total} branches could not be made{kept}. {'; '.join(told)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, {**self.__dict__, "branches": []})
+
+
+_REASONS_TOLD = 3
+
+
+def _numbers(indices: list[int]) -> str:
+    """`branch 3`, `branches 3, 4, 5 and 20 more`."""
+    if len(indices) == 1:
+        return f"branch {indices[0]}"
+    shown = ", ".join(str(index) for index in indices[:8])
+    return f"branches {shown}" + (f" and {len(indices) - 8} more" if len(indices) > 8 else "")
+
+
 #: From the code of a problem to the class that is raised for it: the only such table.
 ERROR_BY_CODE: Mapping[str, type[APIError]] = {
     "invalid_request": InvalidRequestError,
@@ -291,10 +374,16 @@ ERROR_BY_CODE: Mapping[str, type[APIError]] = {
     "unknown_request": UnknownRequestError,
     "unknown_variable": UnknownVariableError,
     "unknown_file": UnknownFileError,
+    "unknown_snapshot": UnknownSnapshotError,
     "name_taken": NameTakenError,
     "request_running": RequestRunningError,
     "request_exists": RequestExistsError,
+    "no_checkpoint": NoCheckpointError,
+    "not_portable": NotPortableError,
     "execution_ended": ExecutionEndedError,
+    "snapshot_gone": SnapshotGoneError,
+    "cannot_fork": CannotForkError,
+    "script_failed": ScriptFailedError,
     "not_transferable": NotTransferableError,
     "file_error": FileError,
     "too_large": TooLargeError,

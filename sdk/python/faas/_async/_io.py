@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 import anyio
@@ -14,7 +14,7 @@ from faas._calls import Body
 from faas._config import Config
 from faas._http import client_options, transport_options
 
-__all__ = ["HttpPool", "body", "cancelled", "run_blocking", "shielded", "sleep"]
+__all__ = ["HttpPool", "body", "cancelled", "for_each", "run_blocking", "shielded", "sleep"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,22 @@ async def sleep(seconds: float) -> None:
 async def run_blocking(func: Callable[..., T], *args: object) -> T:
     """Run what blocks in a thread. A cancelled caller does not wait for the thread to end."""
     return await anyio.to_thread.run_sync(func, *args, abandon_on_cancel=True)
+
+
+async def for_each(func: Callable[[T], Awaitable[object]], items: Iterable[T], at_once: int) -> None:
+    """Call a function for each item, so many at a time. The first error ends the others, and is raised."""
+    limiter = anyio.CapacityLimiter(at_once)
+
+    async def one(item: T) -> None:
+        async with limiter:
+            await func(item)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for item in items:
+                tasks.start_soon(one, item)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def body(content: Body | None) -> bytes | AsyncIterator[bytes] | None:

@@ -12,10 +12,11 @@ from faas import _calls, _log
 from faas._async import _io
 from faas._async.environments import EnvironmentManager
 from faas._async.executions import DEFAULT_ONE_SHOT_ENVIRONMENT, ExecutionManager
+from faas._async.snapshots import SnapshotManager
 from faas._async.transport import Transport
 from faas._config import resolve
 from faas.errors import invalid
-from faas.types import ExecutionResult, Health, Interpreter, Resources
+from faas.types import ExecutionResult, Health, Interpreter, Language, Network, Resources
 
 __all__ = ["FaaSClient"]
 
@@ -35,7 +36,9 @@ class FaaSClient:
 
     Attributes:
         environments: list, get.
-        executions: create, get, list, cancel, run, stream.
+        executions: create, get, list, cancel, run, run_batch, stream.
+        snapshots: create, create_from_script, check, restore, branch, get, list, tree, rename, update, delete, diff,
+            export, import_.
 
     Example:
         >>> async with FaaSClient() as client:
@@ -48,6 +51,7 @@ class FaaSClient:
         self._transport = Transport(resolve(api_key, endpoint))
         self.environments = EnvironmentManager(self._transport)
         self.executions = ExecutionManager(self._transport)
+        self.snapshots = SnapshotManager(self._transport)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint}>"
@@ -66,17 +70,22 @@ class FaaSClient:
         env_vars: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         interpreter: Interpreter | None = None,
+        *,
+        network: Network = "none",
+        language: Language | None = None,
     ) -> ExecutionResult:
         """Run code once, in a sandbox of its own that is gone afterwards. Cancelling ends it.
 
         Args:
-            code: in the language of the environment.
+            code: in the language of the environment, or `language`.
             environment: what is in the sandbox.
             timeout: wall time of the code, seconds.
             resources: limits; what is not given is the environment's.
             env_vars: environment variables.
             labels: for the list of executions.
             interpreter: for environment `notebook`; None is the Python of this process.
+            network: `full` reaches the internet, but neither this machine nor private networks.
+            language: of the code; None is the environment's.
 
         Returns:
             The result. Code that fails is a result with status `error`, not an exception.
@@ -93,6 +102,8 @@ class FaaSClient:
             env_vars=env_vars,
             labels=labels,
             interpreter=interpreter,
+            network=network,
+            language=language,
         )
 
     async def execute_file(self, file_path: str | os.PathLike[str], **kwargs: Any) -> ExecutionResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from faas import _calls
 from faas._async import _io
@@ -14,7 +15,11 @@ from faas._async.stream import OutputStream
 from faas._async.transport import Transport
 from faas._async.variables import Variables
 from faas.errors import ConnectError, FaaSError, UnknownExecutionError
-from faas.types import CellOrigin, ExecutionInfo, ExecutionResult
+from faas.types import CellOrigin, ExecutionInfo, ExecutionResult, ForkReceipt, SnapshotForm
+
+if TYPE_CHECKING:
+    from faas._async.snapshot_handle import SnapshotHandle
+    from faas._snapshot_calls import PortableWhen
 
 __all__ = ["Execution"]
 
@@ -72,6 +77,16 @@ class Execution:
     def branch_index(self) -> int | None:
         """Its place among the branches of one restore."""
         return self.info.branch_index
+
+    @property
+    def restored_from(self) -> SnapshotForm | None:
+        """Which form of its snapshot it was restored from: live or portable."""
+        return self.info.restored_from
+
+    @property
+    def receipt(self) -> ForkReceipt | None:
+        """What was re-made or lost when it was restored from its snapshot."""
+        return self.info.receipt
 
     async def execute(
         self, code: str, timeout: float | None = None, *, cell: CellOrigin | None = None
@@ -138,6 +153,38 @@ class Execution:
         request_id = _calls.new_request_id()
         call = self._run_call(command, stdin, env_vars, cwd, timeout, request_id, stream=False)
         return await self._result(call, request_id)
+
+    async def snapshot(
+        self,
+        name: str | None = None,
+        *,
+        portable: PortableWhen = "later",
+        timeout: float = 60,
+        labels: Mapping[str, str] | None = None,
+    ) -> SnapshotHandle:
+        """Take a snapshot; the execution goes on. Arguments and errors as for `client.snapshots.create`."""
+        from faas._async.snapshots import SnapshotManager  # which makes executions
+
+        manager = SnapshotManager(self._transport)
+        return await manager.create(self.id, name, portable=portable, timeout=timeout, labels=labels)
+
+    async def rewind(self, request: str | ExecutionResult, timeout: float = 60) -> ExecutionInfo:
+        """Take the session back to where it was after a request, files included, and return its new `info`.
+
+        Needs an execution that was opened with `checkpoint="every-request"`.
+
+        Args:
+            request: the request's result, or its id. `info.checkpoints` has those that can be gone back to.
+            timeout: how long to wait for code that runs, seconds.
+
+        Raises:
+            NoCheckpointError: there is none of that request, or no more.
+            DeadlineError: the code still ran at the end of `timeout`.
+        """
+        request_id = request if isinstance(request, str) else request.request_id
+        content = await self._transport.request(_calls.rewind(self.id, request_id, timeout))
+        self.info = _calls.parse(ExecutionInfo, content)
+        return self.info
 
     async def refresh(self) -> ExecutionInfo:
         """Ask the gateway for `info` anew, and return it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import httpx
@@ -14,7 +14,7 @@ from faas._config import Config
 from faas._http import client_options, transport_options
 from faas._sync._unix import unix_transport
 
-__all__ = ["HttpPool", "body", "cancelled", "run_blocking", "shielded", "sleep"]
+__all__ = ["HttpPool", "body", "cancelled", "for_each", "run_blocking", "shielded", "sleep"]
 
 T = TypeVar("T")
 _CLOSE_TIMEOUT_S = 1.0
@@ -36,6 +36,12 @@ def sleep(seconds: float) -> None:
 
 def run_blocking(func: Callable[..., T], *args: object) -> T:
     return func(*args)
+
+
+def for_each(func: Callable[[T], object], items: Iterable[T], at_once: int) -> None:
+    """Call a function for each item, one after another: an interrupt then knows where it strikes."""
+    for item in items:
+        func(item)
 
 
 def body(content: Body | None) -> bytes | Iterator[bytes] | None:

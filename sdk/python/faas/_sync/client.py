@@ -14,9 +14,10 @@ from faas._config import resolve
 from faas._sync import _io
 from faas._sync.environments import SyncEnvironmentManager
 from faas._sync.executions import DEFAULT_ONE_SHOT_ENVIRONMENT, SyncExecutionManager
+from faas._sync.snapshots import SyncSnapshotManager
 from faas._sync.transport import SyncTransport
 from faas.errors import invalid
-from faas.types import ExecutionResult, Health, Interpreter, Resources
+from faas.types import ExecutionResult, Health, Interpreter, Language, Network, Resources
 
 __all__ = ["SyncFaaSClient"]
 
@@ -36,7 +37,9 @@ class SyncFaaSClient:
 
     Attributes:
         environments: list, get.
-        executions: create, get, list, cancel, run, stream.
+        executions: create, get, list, cancel, run, run_batch, stream.
+        snapshots: create, create_from_script, check, restore, branch, get, list, tree, rename, update, delete, diff,
+            export, import_.
 
     Example:
         >>> with SyncFaaSClient() as client:
@@ -49,6 +52,7 @@ class SyncFaaSClient:
         self._transport = SyncTransport(resolve(api_key, endpoint))
         self.environments = SyncEnvironmentManager(self._transport)
         self.executions = SyncExecutionManager(self._transport)
+        self.snapshots = SyncSnapshotManager(self._transport)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint}>"
@@ -67,17 +71,22 @@ class SyncFaaSClient:
         env_vars: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         interpreter: Interpreter | None = None,
+        *,
+        network: Network = "none",
+        language: Language | None = None,
     ) -> ExecutionResult:
         """Run code once, in a sandbox of its own that is gone afterwards. Cancelling ends it.
 
         Args:
-            code: in the language of the environment.
+            code: in the language of the environment, or `language`.
             environment: what is in the sandbox.
             timeout: wall time of the code, seconds.
             resources: limits; what is not given is the environment's.
             env_vars: environment variables.
             labels: for the list of executions.
             interpreter: for environment `notebook`; None is the Python of this process.
+            network: `full` reaches the internet, but neither this machine nor private networks.
+            language: of the code; None is the environment's.
 
         Returns:
             The result. Code that fails is a result with status `error`, not an exception.
@@ -94,6 +103,8 @@ class SyncFaaSClient:
             env_vars=env_vars,
             labels=labels,
             interpreter=interpreter,
+            network=network,
+            language=language,
         )
 
     def execute_file(self, file_path: str | os.PathLike[str], **kwargs: Any) -> ExecutionResult:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from faas import _calls
 from faas._sync import _io
@@ -15,7 +16,11 @@ from faas._sync.stream import SyncOutputStream
 from faas._sync.transport import SyncTransport
 from faas._sync.variables import SyncVariables
 from faas.errors import ConnectError, FaaSError, UnknownExecutionError
-from faas.types import CellOrigin, ExecutionInfo, ExecutionResult
+from faas.types import CellOrigin, ExecutionInfo, ExecutionResult, ForkReceipt, SnapshotForm
+
+if TYPE_CHECKING:
+    from faas._snapshot_calls import PortableWhen
+    from faas._sync.snapshot_handle import SyncSnapshotHandle
 
 __all__ = ["SyncExecution"]
 
@@ -73,6 +78,16 @@ class SyncExecution:
     def branch_index(self) -> int | None:
         """Its place among the branches of one restore."""
         return self.info.branch_index
+
+    @property
+    def restored_from(self) -> SnapshotForm | None:
+        """Which form of its snapshot it was restored from: live or portable."""
+        return self.info.restored_from
+
+    @property
+    def receipt(self) -> ForkReceipt | None:
+        """What was re-made or lost when it was restored from its snapshot."""
+        return self.info.receipt
 
     def execute(self, code: str, timeout: float | None = None, *, cell: CellOrigin | None = None) -> ExecutionResult:
         """Run code and return its result, output included. Cancelling interrupts the code.
@@ -137,6 +152,38 @@ class SyncExecution:
         request_id = _calls.new_request_id()
         call = self._run_call(command, stdin, env_vars, cwd, timeout, request_id, stream=False)
         return self._result(call, request_id)
+
+    def snapshot(
+        self,
+        name: str | None = None,
+        *,
+        portable: PortableWhen = "later",
+        timeout: float = 60,
+        labels: Mapping[str, str] | None = None,
+    ) -> SyncSnapshotHandle:
+        """Take a snapshot; the execution goes on. Arguments and errors as for `client.snapshots.create`."""
+        from faas._sync.snapshots import SyncSnapshotManager  # which makes executions
+
+        manager = SyncSnapshotManager(self._transport)
+        return manager.create(self.id, name, portable=portable, timeout=timeout, labels=labels)
+
+    def rewind(self, request: str | ExecutionResult, timeout: float = 60) -> ExecutionInfo:
+        """Take the session back to where it was after a request, files included, and return its new `info`.
+
+        Needs an execution that was opened with `checkpoint="every-request"`.
+
+        Args:
+            request: the request's result, or its id. `info.checkpoints` has those that can be gone back to.
+            timeout: how long to wait for code that runs, seconds.
+
+        Raises:
+            NoCheckpointError: there is none of that request, or no more.
+            DeadlineError: the code still ran at the end of `timeout`.
+        """
+        request_id = request if isinstance(request, str) else request.request_id
+        content = self._transport.request(_calls.rewind(self.id, request_id, timeout))
+        self.info = _calls.parse(ExecutionInfo, content)
+        return self.info
 
     def refresh(self) -> ExecutionInfo:
         """Ask the gateway for `info` anew, and return it."""

@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
 
 from faas import _calls
+from faas._batch import batch_fields
 from faas._config import Config
 from faas._events import problem_of, read_model
 from faas._interpreter import current_interpreter
 from faas._sync.events import SyncEventSource
 from faas._sync.execution import SyncExecution
-from faas._sync.one_shot import SyncCommandStream, execute_once
+from faas._sync.one_shot import SyncCommandStream, execute_batch, execute_once
 from faas._sync.stream import SyncOutputStream
 from faas._sync.transport import SyncTransport
+from faas.errors import APIError
 from faas.types import (
     ExecutionInfo,
     ExecutionPage,
     ExecutionResult,
     Interpreter,
+    Language,
+    Network,
+    OneShotCreate,
     Progress,
     Resources,
 )
@@ -41,6 +47,10 @@ class SyncExecutionManager:
         *,
         name: str | None = None,
         resources: Resources | Mapping[str, object] | None = None,
+        network: Network = "none",
+        language: Language | None = None,
+        checkpoint: Literal["none", "every-request"] = "none",
+        checkpoints_kept: int | None = None,
         env_vars: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         ttl_s: float | None = None,
@@ -54,6 +64,10 @@ class SyncExecutionManager:
             environment: what is in the sandbox.
             name: stands for the id everywhere; unique among open executions.
             resources: limits; what is not given is the environment's.
+            network: `full` reaches the internet, but neither this machine nor private networks.
+            language: of the code; None is the environment's.
+            checkpoint: `every-request` takes a live snapshot after each request, for `Execution.rewind`.
+            checkpoints_kept: how many of them; the oldest goes first. None is the gateway's default.
             env_vars: environment variables of all that runs in it.
             labels: to find it by.
             ttl_s: ends this long after it was opened, seconds.
@@ -68,7 +82,11 @@ class SyncExecutionManager:
         call = _calls.create_execution(
             environment=environment,
             name=name,
+            language=language,
             resources=resources,
+            network=network,
+            checkpoint=checkpoint,
+            checkpoints_kept=checkpoints_kept,
             env_vars=env_vars,
             labels=labels,
             ttl_s=ttl_s,
@@ -138,6 +156,8 @@ class SyncExecutionManager:
         timeout: float = 30,
         *,
         resources: Resources | Mapping[str, object] | None = None,
+        network: Network = "none",
+        language: Language | None = None,
         env_vars: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         interpreter: Interpreter | None = None,
@@ -146,7 +166,7 @@ class SyncExecutionManager:
 
         Args:
             command: a string is code in the environment's language; a list is a program and its arguments.
-            environment, resources, env_vars, labels, interpreter: as for `create`.
+            environment, resources, network, language, env_vars, labels, interpreter: as for `create`.
             timeout: wall time of the code, seconds.
         """
         if isinstance(command, str):
@@ -156,14 +176,97 @@ class SyncExecutionManager:
                 environment=environment,
                 timeout=timeout,
                 resources=resources,
+                network=network,
+                language=language,
                 env_vars=env_vars,
                 labels=labels,
                 interpreter=fill_interpreter(interpreter, environment, self._transport.config),
             )
         with self.create(
-            environment, resources=resources, env_vars=env_vars, labels=labels, interpreter=interpreter
+            environment,
+            resources=resources,
+            network=network,
+            language=language,
+            env_vars=env_vars,
+            labels=labels,
+            interpreter=interpreter,
         ) as execution:
             return execution.run(command, timeout=timeout)
+
+    @overload
+    def run_batch(
+        self,
+        requests: Sequence[str | Mapping[str, object] | OneShotCreate],
+        environment: str = ...,
+        timeout: float = ...,
+        *,
+        return_exceptions: Literal[False] = ...,
+        resources: Resources | Mapping[str, object] | None = ...,
+        network: Network = ...,
+        language: Language | None = ...,
+        env_vars: Mapping[str, str] | None = ...,
+        labels: Mapping[str, str] | None = ...,
+    ) -> builtins.list[ExecutionResult]: ...
+    @overload
+    def run_batch(
+        self,
+        requests: Sequence[str | Mapping[str, object] | OneShotCreate],
+        environment: str = ...,
+        timeout: float = ...,
+        *,
+        return_exceptions: bool,
+        resources: Resources | Mapping[str, object] | None = ...,
+        network: Network = ...,
+        language: Language | None = ...,
+        env_vars: Mapping[str, str] | None = ...,
+        labels: Mapping[str, str] | None = ...,
+    ) -> builtins.list[ExecutionResult | APIError]: ...
+    def run_batch(
+        self,
+        requests: Sequence[str | Mapping[str, object] | OneShotCreate],
+        environment: str = DEFAULT_ONE_SHOT_ENVIRONMENT,
+        timeout: float = 30,
+        *,
+        return_exceptions: bool = False,
+        resources: Resources | Mapping[str, object] | None = None,
+        network: Network = "none",
+        language: Language | None = None,
+        env_vars: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Run code many times at once, each in a sandbox of its own. Cancelling ends all of them.
+
+        Args:
+            requests: code, or a dict or `OneShotCreate` with `code` and whatever else is to differ from the
+                arguments here.
+            environment, timeout, resources, network, language, env_vars, labels: as for `run`, of all.
+            return_exceptions: put what the gateway refused into the list, in its place.
+
+        Returns:
+            The results in the order of `requests`. Code that fails is a result with status `error`.
+
+        Raises:
+            APIError: the gateway refused the batch or, without `return_exceptions`, any of it: the first.
+            TransportError: there was no answer.
+        """
+        common: dict[str, object] = {
+            "environment": environment,
+            "timeout": timeout,
+            "resources": resources,
+            "network": network,
+            "language": language,
+            "env_vars": env_vars,
+            "labels": labels,
+        }
+        fields = batch_fields(requests, common)
+        for item in fields:
+            item["interpreter"] = fill_interpreter(item.get("interpreter"), item["environment"], self._transport.config)
+        results = execute_batch(self._transport, fields) if fields else []
+        if not return_exceptions:
+            for result in results:
+                if isinstance(result, APIError):
+                    raise result
+        return results
 
     def stream(
         self,
@@ -172,6 +275,8 @@ class SyncExecutionManager:
         timeout: float = 30,
         *,
         resources: Resources | Mapping[str, object] | None = None,
+        network: Network = "none",
+        language: Language | None = None,
         env_vars: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         interpreter: Interpreter | None = None,
@@ -189,6 +294,8 @@ class SyncExecutionManager:
                 environment=environment,
                 timeout=timeout,
                 resources=resources,
+                network=network,
+                language=language,
                 env_vars=env_vars,
                 labels=labels,
                 interpreter=fill_interpreter(interpreter, environment, self._transport.config),
@@ -200,6 +307,8 @@ class SyncExecutionManager:
             return self.create(
                 environment,
                 resources=resources,
+                network=network,
+                language=language,
                 env_vars=env_vars,
                 labels=labels,
                 interpreter=interpreter,

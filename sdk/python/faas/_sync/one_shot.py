@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from faas import _calls
-from faas._http import lost_error
+from faas._http import lost_error, problem_error
 from faas._sync import _io
 from faas._sync.execution import SyncExecution
 from faas._sync.stream import SyncOutputStream
 from faas._sync.transport import SyncTransport
-from faas.errors import ConnectionLostError
-from faas.types import ExecutionResult
+from faas.errors import APIError, ConnectionLostError, ProtocolError
+from faas.types import BatchPage, ExecutionResult
 
-__all__ = ["SyncCommandStream", "execute_once"]
+__all__ = ["SyncCommandStream", "execute_batch", "execute_once"]
 
 _CLOSE_DEADLINE_S = 10.0
 
@@ -28,6 +28,25 @@ def execute_once(transport: SyncTransport, **fields: Any) -> ExecutionResult:
         return _calls.parse(ExecutionResult, transport.request(call))
     except ConnectionLostError as error:
         raise lost_error(transport.config, request_id, error, one_shot=True) from error
+
+
+def execute_batch(transport: SyncTransport, fields: Sequence[Mapping[str, Any]]) -> list[ExecutionResult | APIError]:
+    """The same for many at once: a result or the reason why there is none, in the order of the requests."""
+    call = _calls.batch(fields)
+    try:
+        page = _calls.parse(BatchPage, transport.request(call))
+    except ConnectionLostError as error:
+        raise lost_error(transport.config, fields[0]["request_id"], error, one_shot=True) from error
+    found: dict[int, ExecutionResult | APIError] = {}
+    for item in page.items:
+        if item.result is not None:
+            found[item.index] = item.result
+        elif item.problem is not None:
+            found[item.index] = problem_error(item.problem)
+    missing = [index for index in range(len(fields)) if index not in found]
+    if missing or len(found) > len(fields):
+        raise ProtocolError(f"The gateway answered {len(found)} of the {len(fields)} requests of a batch")
+    return [found[index] for index in range(len(fields))]
 
 
 class SyncCommandStream(SyncOutputStream):
