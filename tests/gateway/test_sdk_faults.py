@@ -167,6 +167,9 @@ async def test_cancelling_the_task_interrupts_the_code(served: Served, method: s
             await asyncio.wait_for(act(), 0.5)
         running = running_in(served.app)
         assert running.interrupted.is_set()
+        deadline = time.monotonic() + 5
+        while running.result is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         assert running.result is not None
         assert running.result["status"] == "cancelled"
 

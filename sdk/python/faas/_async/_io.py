@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 
+from faas._async._unix import UnixTransport
 from faas._calls import Body
 from faas._config import Config
 from faas._http import client_options, transport_options
@@ -81,10 +83,15 @@ class HttpPool:
         try:
             return self._http.get()
         except LookupError:
-            transport = httpx.AsyncHTTPTransport(**transport_options(self._config))
+            transport = self._transport()
             http = httpx.AsyncClient(transport=transport, **client_options(self._config))
             self._http.set(http)
             return http
+
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        if self._config.socket is not None and _is_asyncio():
+            return UnixTransport(self._config.socket)
+        return httpx.AsyncHTTPTransport(**transport_options(self._config))
 
     async def release(self, http: httpx.AsyncClient, response: httpx.Response | None) -> None:
         """The counterpart of `acquire`; closes the response."""
@@ -99,3 +106,11 @@ class HttpPool:
         http = self._http.get(None)
         if http is not None:
             await http.aclose()
+
+
+def _is_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # trio
+        return False
+    return True
