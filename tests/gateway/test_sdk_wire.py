@@ -6,6 +6,8 @@ import asyncio
 import gc
 import logging
 import os
+import resource
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sdk_wire_server
 from faas import FaaSClient, SyncFaaSClient, errors
 from faas.types import Progress
 from sdk_wire_server import PROBLEM_STATUS, Served, WireServer
@@ -296,6 +299,45 @@ def test_nothing_at_the_endpoint_is_a_connect_error(tmp_path: Path):
         pytest.raises(errors.ConnectError, match=r"No gateway answers at unix://.*Try: check FAAS_ENDPOINT"),
     ):
         client.health()
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a server in a process of its own, as the embedded gateway is."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    ready, ready_for_server = os.pipe()
+    command = [sys.executable, Path(sdk_wire_server.__file__), folder / "gateway.sock", str(ready_for_server)]
+    with subprocess.Popen(command, pass_fds=(ready_for_server,)) as process:
+        os.close(ready_for_server)
+        try:
+            assert os.read(ready, 10) == b"ready\n"
+            yield folder
+        finally:
+            os.close(ready)
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", ["embedded", "unix"])
+async def test_more_requests_at_once_than_open_files_fail_as_transport_errors(
+    other_process: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    monkeypatch.setenv("FAAS_RUNTIME_DIR", str(other_process))
+    monkeypatch.delenv("FAAS_API_KEY", raising=False)
+    monkeypatch.delenv("FAAS_ENDPOINT", raising=False)
+    async with FaaSClient(endpoint=None if kind == "embedded" else f"unix://{other_process}/gateway.sock") as client:
+        execution = await client.executions.create()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+        try:
+            done = await asyncio.gather(*(execution.execute("sleep 1") for _ in range(40)), return_exceptions=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        failed = [error for error in done if isinstance(error, BaseException)]
+        assert 0 < len(failed) < 40
+        assert all(isinstance(error, errors.TransportError) for error in failed), failed
+        assert all("open files" in str(error) for error in failed), failed
+        assert (await execution.execute("print 1")).stdout == "line 0\n"
 
 
 def test_50_mb_of_output_streams_fast_and_in_bounded_memory(client: SyncFaaSClient):

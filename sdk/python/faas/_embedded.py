@@ -50,7 +50,12 @@ def ensure_gateway(timeout_s: float = START_TIMEOUT_S) -> Path:
 
 
 def _accepts(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    try:
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        hint = "fewer requests at once, or a higher `ulimit -n`"
+        raise GatewayStartError(f"No socket can be opened: {error.strerror}", hint=hint) from error
+    with probe:
         probe.settimeout(5.0)
         try:
             probe.connect(os.fspath(path))

@@ -8,7 +8,7 @@ from typing import cast
 
 from faas.errors import invalid
 
-__all__ = ["is_plain", "split_variables"]
+__all__ = ["split_variables"]
 
 _MAX_DEPTH = 16
 #: Of one value: items of containers and characters of text. What is larger travels as a stream of its own.
@@ -39,12 +39,6 @@ def split_variables(branches: list[Mapping[str, object]]) -> list[tuple[dict[str
                 others[name] = value
         split.append((plain, others))
     return split
-
-
-def is_plain(value: object) -> bool:
-    """Whether a value comes out of JSON as it went in."""
-    size = _size(value, _MAX_DEPTH)
-    return size is not None and size <= _MAX_SIZE
 
 
 def _size(value: object, depth: int) -> int | None:

@@ -79,7 +79,10 @@ class UnixTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, seconds: float | None) -> _Connection:
         loop = asyncio.get_running_loop()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:  # too many open files
+            raise httpx.ConnectError(str(error)) from error
         try:
             await self._reach(sock, seconds)
             _, connection = await loop.create_unix_connection(lambda: _Connection(self), sock=sock)
