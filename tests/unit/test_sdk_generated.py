@@ -11,7 +11,9 @@ from pathlib import Path
 import faas
 import pytest
 from faas._async import _io as async_io
+from faas._async.snapshots import SnapshotManager
 from faas._sync import _io as sync_io
+from faas._sync.snapshots import SyncSnapshotManager
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +32,13 @@ def test_no_trace_of_async_is_left():
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [(faas.FaaSClient, faas.SyncFaaSClient), (faas.Execution, faas.SyncExecution)]
+    ("ours", "theirs"),
+    [
+        (faas.FaaSClient, faas.SyncFaaSClient),
+        (faas.Execution, faas.SyncExecution),
+        (faas.SnapshotHandle, faas.SyncSnapshotHandle),
+        (SnapshotManager, SyncSnapshotManager),
+    ],
 )
 def test_both_sides_have_the_same_methods_and_arguments(ours: type, theirs: type):
     def public(cls: type) -> dict[str, list[str]]:
