@@ -130,7 +130,7 @@ def test_branch_error_says_how_many_and_why():
     }
     error = errors.BranchError({2: branch(2), 0: branch(0)}, reasons)
     assert str(error) == (
-        "3 of 5 branches could not be made; the other 2 are open. "
+        "3 of 5 branches could not be made; the 2 that could be stay open. "
         "branches 1, 3: memory is short; branch 4: The disk is full. Try: fewer."
     )
     assert [made.id for made in error.branches] == ["b0", "b2"]

@@ -346,7 +346,7 @@ class BranchError(FaaSError):
         told = [f"{_numbers(indices)}: {reason}" for reason, indices in list(reasons.items())[:_REASONS_TOLD]]
         if len(reasons) > _REASONS_TOLD:
             told.append(f"and {len(reasons) - _REASONS_TOLD} other reasons")
-        kept = f"; the other {len(self.branches)} are open" if self.branches else ""
+        kept = f"; the {len(self.branches)} that could be stay open" if self.branches else ""
         return f"{len(self.errors)} of {self.total} branches could not be made{kept}. {'; '.join(told)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
