@@ -87,6 +87,10 @@ class SandboxSpec:
     image: Image
     limits: Limits
     env_vars: Mapping[str, str] = field(default_factory=dict[str, str])
+    network: str = "none"
+    """none, or full: outbound only, without the host's own and private addresses."""
+    language: Language | None = None
+    """Of the session; None for the image's. A Python image can hold a shell session, not the other way round."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,83 @@ class Capabilities:
     remedy: str = ""
     """The command or setting that mends it."""
     degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something of a session that a snapshot does not simply carry along."""
+
+    kind: Literal["variable", "thread", "process", "connection", "file", "mapping", "library", "memory", "limit"]
+    name: str
+    reason: str
+    effect: Literal["lost", "remade", "portable_only"] = "lost"
+    """portable_only: while it is there, the session is not forked alive: it takes the portable way."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a fork re-made or lost: for a snapshot of its source, for a branch of the branch."""
+
+    stopped_s: float | None = None
+    """How long the source stood still, seconds; None for a branch."""
+    reseeded: tuple[str, ...] = ()
+    closed_connections: tuple[str, ...] = ()
+    lost_threads: tuple[str, ...] = ()
+    lost_processes: tuple[str, ...] = ()
+    reopened_files: tuple[str, ...] = ()
+    copied_files: tuple[str, ...] = ()
+    """Open files without a name (deleted, or never named): each branch has a copy."""
+    remapped: tuple[str, ...] = ()
+    """Shared memory mappings: each branch has its own copy."""
+    lost: tuple[Loss, ...] = ()
+    paused_runtimes: tuple[str, ...] = ()
+    isolation: str = ""
+    """What parts the process from its relatives, in words."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """One branch as asked for. Its id is the sandbox's."""
+
+    id: str
+    limits: Limits
+    env_vars: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Set after the fork: not in any snapshot that the branch came from."""
+    reseed: bool = False
+    network: str = "none"
+    """As in `SandboxSpec`."""
+
+
+@dataclass(frozen=True)
+class FrozenUsage:
+    """What a live snapshot costs now."""
+
+    memory_bytes: int = 0
+    """Proportional set size: pages shared with branches are counted in parts."""
+    disk_bytes: int = 0
+    """Files of its own layer."""
+
+
+@dataclass(frozen=True)
+class CaptureReport:
+    """What came of writing or reading variables in their portable form."""
+
+    variables: tuple[str, ...] = ()
+    excluded: tuple[Loss, ...] = ()
+    size_bytes: int = 0
+
+
+class CannotFork(Exception):
+    """The session has something that cannot be forked safely; it goes on untouched. `losses` names it."""
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__("; ".join(f"{loss.name}: {loss.reason}" for loss in losses))
+        self.losses = tuple(losses)
+
+
+Layers = tuple[str, ...]
+"""Names of frozen file layers in the backend's store, top first: the files of a snapshot above its image's."""
 
 
 class Sink(Protocol):
@@ -270,6 +351,41 @@ class Sandbox(ABC):
     async def delete_file(self, path: str) -> None:
         """Delete a file, or a folder and all that is in it."""
 
+    # ---- snapshots: the caller makes sure that no request runs, and that no other comes meanwhile
+
+    @abstractmethod
+    async def check_fork(self) -> list[Loss]:
+        """What would not survive a snapshot as it is."""
+
+    @abstractmethod
+    async def freeze(self, frozen_id: str) -> tuple[FrozenSandbox, Sandbox]:
+        """Turn this sandbox into a dormant one, and go on in a new one.
+
+        Returns the frozen one, named frozen_id, and the sandbox in which the session goes on, with our id and limits.
+        This handle is of no more use then; it need not be closed. Raises CannotFork and StartFailed: then nothing has
+        changed, and this sandbox goes on.
+        """
+
+    @abstractmethod
+    async def copy_files(self, frozen_id: str) -> Layers:
+        """Freeze the files alone, by copying what was written; the sandbox goes on. Raises StartFailed."""
+
+    @abstractmethod
+    async def capture_variables(self, fd: int) -> CaptureReport:
+        """Write the variables to a file, in their portable form. The descriptor stays the caller's."""
+
+    @abstractmethod
+    async def restore_variables(self, fd: int) -> CaptureReport:
+        """Read what `capture_variables` wrote into the session; `excluded` names what could not be read."""
+
+    @abstractmethod
+    async def fingerprints(self) -> list[dict[str, Any]]:
+        """As `list_variables`, each with `digest`: a hash of its value, or empty where it has none."""
+
+    @abstractmethod
+    async def reseed(self) -> None:
+        """Give every random generator of the session a state of its own."""
+
     @abstractmethod
     async def wait(self) -> Ended:
         """Return when the sandbox is gone, however that came about."""
@@ -281,6 +397,34 @@ class Sandbox(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Kill what runs and give back all that it held. Idempotent."""
+
+
+class FrozenSandbox(ABC):
+    """A live snapshot: a dormant process with its memory and files, from which branches are forked at any time."""
+
+    id: str
+    receipt: Receipt
+    layers: Layers
+    """Its files, its own layer first. In the store until `SandboxBackend.drop_layers`, once `keep` was called."""
+
+    @abstractmethod
+    async def branch(self, specs: Sequence[BranchSpec]) -> list[tuple[Sandbox, Receipt] | Exception]:
+        """Fork branches, in parallel. One result for each, in order: as many as can be made are made."""
+
+    @abstractmethod
+    async def usage(self) -> FrozenUsage: ...
+
+    @abstractmethod
+    async def keep(self) -> None:
+        """Make the files outlast this process and the gateway. Idempotent."""
+
+    @abstractmethod
+    async def wait(self) -> Ended:
+        """Return when the dormant process is gone."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the dormant process; branches go on. Files that were not kept go with the last that needs them."""
 
 
 class SandboxBackend(ABC):
@@ -322,3 +466,36 @@ class SandboxBackend(ABC):
     @abstractmethod
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """A new sandbox, forked from the warm process (which is started if it is not there)."""
+
+    # ---- snapshots --------------------------------------------------------------------------------------
+    @abstractmethod
+    async def restore(self, spec: SandboxSpec, layers: Layers) -> Sandbox:
+        """A new sandbox with files on top of its image's; variables are the caller's to restore."""
+
+    @abstractmethod
+    def has_layers(self, layers: Layers) -> bool:
+        """Whether all of these kept layers are there."""
+
+    @abstractmethod
+    def layer_bytes(self, layer: str) -> int:
+        """What a kept layer takes on disk."""
+
+    @abstractmethod
+    async def drop_layers(self, layers: Sequence[str]) -> None:
+        """Remove kept layers that no snapshot needs any more; those that a sandbox still uses go with it."""
+
+    @abstractmethod
+    async def sweep_layers(self, needed: Sequence[str]) -> None:
+        """At the start: remove every kept layer that is not needed."""
+
+    @abstractmethod
+    async def export_layers(self, layers: Layers, fd: int) -> None:
+        """Write layers as one tar stream, merged, with whiteouts as in OCI image layers."""
+
+    @abstractmethod
+    async def import_layer(self, layer: str, fd: int) -> Layers:
+        """Make a kept layer of such a stream. The stream is hostile."""
+
+    @abstractmethod
+    async def list_layer_files(self, layers: Layers) -> dict[str, tuple[str, int, float]]:
+        """Path to (type, size, mtime) of all that the layers change; type `deleted` for what they hide."""

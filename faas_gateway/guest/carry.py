@@ -11,7 +11,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from . import mappings, remake
+from . import mappings, pairs, remake
 from .descriptions import Description
 from .inventory import SHARED_MEMORY, Inventory, is_foreign, is_private
 from .mappings import Mapping
@@ -88,8 +88,10 @@ class _Carrier:
         found = self._inventory
         self._share_memory()
         self._pipes([d for d in found.descriptions if d.kind in ("pipe", "fifo")])
+        if not self._continuing:
+            self._socket_pairs()
         for d in found.descriptions:
-            if d.kind not in ("pipe", "fifo", "eventpoll"):
+            if d.kind not in ("pipe", "fifo", "eventpoll") and d.pair < 0:
                 self._attempt(d)
         for m in found.mappings:
             self._map(m)
@@ -238,6 +240,17 @@ class _Carrier:
                 _place(remake.reopen(read if d.reads else write, d.status_flags), d)
             os.close(read)
             os.close(write)
+
+    def _socket_pairs(self) -> None:
+        by_fd = {fd: d for d in self._inventory.descriptions if d.pair >= 0 for fd in d.fds}
+        for first in self._inventory.descriptions:
+            second = by_fd.get(first.pair)
+            if second is None or first.fd > second.fd:
+                continue  # each pair once
+            made = pairs.make(first.waiting, second.waiting)
+            for d, new in zip((first, second), made, strict=True):
+                os.set_blocking(new, not d.flags & os.O_NONBLOCK)
+                _place(new, d)
 
     def _map(self, m: Mapping) -> None:
         name = m.name or "shared memory"

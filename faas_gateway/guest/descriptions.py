@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import pairs
+
 _DELETED = " (deleted)"
 _F_SETSIG, _F_GETSIG = 10, 11
 _HARMLESS_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -34,6 +36,10 @@ class Description:
     offset: int = 0
     size: int = 0
     listens: bool = False
+    pair: int = -1
+    """Of a socket: a descriptor of its other end in this process."""
+    waiting: bytes = b""
+    """Of such a socket: what can be read from it."""
     info: dict[str, str] = field(default_factory=dict[str, str])
     locks: list[str] = field(default_factory=list[str])
     watched: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
@@ -76,7 +82,16 @@ def opened(ours: Collection[int]) -> list[Description]:
             found.append(description)
         else:
             same.fds.update(description.fds)
+    _pair(found)
     return found
+
+
+def _pair(found: list[Description]) -> None:
+    by_fd = {fd: d for d in found if d.kind == "socket" for fd in d.fds}
+    for a, b in pairs.opened() if by_fd else ():
+        if a in by_fd and b in by_fd:
+            by_fd[a].pair, by_fd[b].pair = b, a
+            by_fd[a].waiting, by_fd[b].waiting = pairs.waiting(a), pairs.waiting(b)
 
 
 def _describe(number: int) -> Description | None:

@@ -7,6 +7,8 @@ Standard library only: the guests and the agents use it too.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 from json import dumps, loads  # by name: code of the user may replace them in the module
@@ -42,6 +44,18 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     if data is None or body is None:
         return None
     return loads(data), body
+
+
+def receive_fds(sock: socket.socket, count: int) -> list[int]:
+    """Descriptors that follow a frame, with one byte for them to travel on. Raises OSError when they do not come."""
+    data, fds, _flags, _address = socket.recv_fds(sock, 1, count)
+    if not data or len(fds) != count:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EPROTO, "the descriptors did not come")
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes | None:

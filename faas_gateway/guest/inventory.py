@@ -14,9 +14,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import descriptions, mappings, pools, runtimes
+from . import descriptions, mappings, pairs, pools, runtimes
 from .descriptions import Description
 from .mappings import Mapping
+
+pairs.watch()
 
 COPY_LIMIT_BYTES = 1 << 30
 """Of all that every child would have to copy before it can answer: shared memory, and open files without a name."""
@@ -129,8 +131,12 @@ def _processes(*, sandbox: bool) -> Iterator[dict[str, Any]]:
     if not others:
         return
     idle = pools.idle_processes()
+    tree = os.readlink("/proc/self/ns/mnt")
     for pid in sorted(others):
         try:
+            with contextlib.suppress(PermissionError):
+                if os.readlink(f"/proc/{pid}/ns/mnt") != tree:
+                    continue  # of a branch that is in the same pid namespace, where none deeper could be made
             with open(f"/proc/{pid}/stat") as f:
                 comm, _, rest = f.read().partition("(")[2].rpartition(")")
             with open(f"/proc/{pid}/cmdline", "rb") as f:
@@ -155,8 +161,10 @@ def _description(d: Description) -> Iterator[dict[str, Any]]:
     if d.kind in _REMADE:
         kind, reason = _REMADE[d.kind]
         yield _loss(kind, name, reason, "remade")
-    elif d.kind == "socket":
+    elif d.kind == "socket" and d.pair < 0:
         yield _loss("connection", name, "the session keeps it; in a branch it is closed")
+    elif d.kind == "socket":
+        yield _loss("connection", "socket pair", "both ends are ours: made anew", "remade")
     elif d.kind == "inotify":
         yield _loss("file", "inotify", "what it watches is lost: watch it again")
     elif d.kind == "device" and not name.startswith(_TERMINALS):

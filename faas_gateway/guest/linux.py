@@ -38,6 +38,8 @@ OUR_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, sig
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NAME = 4, 24, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CAP_SYS_CHROOT, CAP_SYS_ADMIN = 18, 21
+ENTERING = (CAP_SYS_ADMIN, CAP_SYS_CHROOT)
+"""What setns(2) asks for in one's own user namespace: the second for a mount namespace."""
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _CLOSE_RANGE = 428, 429, 430, 431, 432, 436
 _MOUNT_SETATTR = 442
@@ -46,6 +48,7 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CREATE = 0, 1, 6
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_held = ctypes.PyDLL(None, use_errno=True)  # the interpreter's lock stays held: it is in the same state in a child
 
 
 def _check(what: str, result: int) -> int:
@@ -65,6 +68,17 @@ def _syscall(what: str, number: int, *args: int | str | bytes) -> int:
 
 def unshare(flags: int) -> None:
     _check(f"unshare({flags:#x})", _libc.unshare(flags))
+
+
+def fork_into(flags: int) -> int:
+    """Fork into new namespaces, as fork(2) with the flags of clone(2): 0 in the child, which is pid 1 if NEWPID is set.
+
+    It saves the second fork that unshare(NEWPID) takes. Only for a process with one thread, and without the hooks that
+    os.fork runs: what they would reset is as it was.
+    """
+    number = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+    pid = _libc_held.syscall(ctypes.c_long(number), ctypes.c_ulong(flags | signal.SIGCHLD), None, None, None, None)
+    return _check(f"clone({flags:#x})", pid)
 
 
 def setns(fd: int, kind: int) -> None:
@@ -174,16 +188,33 @@ def loopback_up() -> None:
         fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0x1 | 0x40))
 
 
-def keep_capabilities(*keep: int) -> None:
-    """Reduce the bounding, permitted, effective and inheritable sets to `keep` (capabilities(7))."""
+def keep_capabilities(*keep: int, dormant: bool = False) -> None:
+    """Reduce the bounding and permitted sets to `keep`, and the effective one (capabilities(7)).
+
+    dormant: hold them without effect until `raise_capabilities`, and leave nothing in the bounding set, so that what is
+    executed can gain none.
+    """
     zero = ctypes.c_ulong(0)
     for cap in range(64):
-        if cap not in keep and _libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(cap), zero, zero, zero) < 0:
+        if cap in keep and not dormant:
+            continue
+        if _libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(cap), zero, zero, zero) < 0:
             break  # past the last capability of this kernel
     bits = sum(1 << cap for cap in keep)
-    low, high = bits & 0xFFFFFFFF, bits >> 32
+    _set_capabilities(0 if dormant else bits, bits)
+
+
+def raise_capabilities(*caps: int) -> None:
+    """Make permitted capabilities effective, and these alone permitted."""
+    bits = sum(1 << cap for cap in caps)
+    _set_capabilities(bits, bits)
+
+
+def _set_capabilities(effective: int, permitted: int) -> None:
     header = struct.pack("Ii", 0x20080522, 0)
-    _check("capset", _libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)))
+    low, high = 0xFFFFFFFF, 32
+    data = (effective & low, permitted & low, 0, effective >> high, permitted >> high, 0)
+    _check("capset", _libc.capset(header, struct.pack("6I", *data)))
 
 
 def set_last_pid(pid: int) -> None:

@@ -33,13 +33,12 @@ def main() -> None:
     missing = preload(spec["preload"])
     warm_up(kernel)
     forking.forget_loops()
-    program = importlib.import_module("faas_guest.filter").program()
+    program = importlib.import_module("faas_guest.filter").program(kind="guest")
     forking.freeze()
-    dormant = forking.Dormant(kernel, control, program)
     control.send(
         json.dumps({"ready": True, "threads": len(os.listdir("/proc/self/task")), "missing": missing}).encode()
     )
-    dormant.serve().run()
+    forking.serve(kernel, control, program).run()
 
 
 def preload(modules: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from os import getpid
 from time import monotonic
 from typing import Any, NoReturn
 
-from . import framing, variables
+from . import carry, framing, parking, portable, portable_session, variables, wire
 from .shell import ChannelSession
 from .streams import Standard
 
@@ -44,15 +44,20 @@ class Session:
         self._channel = channel
         self._standard = standard
         self._sequence = 0
-        self._pid = getpid()
+        self._pid = 0
+        self._baseline = portable_session.baseline()
         self._sending = threading.Lock()
         self._interruptible = False
         self._interrupted_at = 0.0
-        session = kernel.session
+        self._identify()
+
+    def _identify(self) -> None:
+        """Be a Jupyter session of our own: after every fork."""
+        session = self._kernel.session
         assert isinstance(session, ChannelSession)
         session.emit = self._emit
         session.session = os.urandom(8).hex()
-        session.pid = self._pid
+        session.pid = self._pid = getpid()
 
     def run(self) -> None:
         """Serve until the channel ends; then the process does."""
@@ -112,21 +117,39 @@ class Session:
         self._interrupted_at = 0.0  # an interrupt of the request before says nothing of this one
         if kind == "init":
             os.environ.update(m["env"])
+            self._baseline["environ"].update(m["env"])
         elif kind == "touch":
             await self._kernel.do_execute("pass", True, store_history=False, allow_stdin=False)
             self._send({"type": "reply", "id": m["id"]})
         elif kind == "execute":
             reply = await self._execute(m)
             self._send({"type": "reply", "id": m["id"], **reply})
+        elif kind == "park":
+            self._park(m)
         else:
             self._answer(kind, m)
 
+    def _park(self, m: dict[str, Any]) -> None:
+        """Go dormant, and on in a child: whose channel is then ours. Answered when nothing came of it."""
+        with socket.socket(fileno=framing.receive_fds(self._channel, 1)[0]) as control:
+            try:
+                birth = parking.park(control, self._channel, self._standard, self._kernel.shell.user_ns)
+            except parking.Refused as e:
+                wire.send(control, {"refused": e.losses[:1000]})
+                return
+        if birth is not None:
+            self._channel.close()
+            self._channel = birth.channel
+            self._sequence = 0
+            self._identify()
+
     def _answer(self, kind: str, m: dict[str, Any]) -> None:
         """The requests that run none of the user's code of their own; they can be interrupted all the same."""
-        namespace = self._kernel.shell.user_ns
+        namespace, hidden = self._kernel.shell.user_ns, self._kernel.shell.user_ns_hidden
         pushed = self._chunks() if kind == "push" else []
         if pushed is None:
             return
+        given = framing.receive_fds(self._channel, 1) if kind in ("capture", "restore") else []
         chunks: list[bytes] = []
         reply: dict[str, Any] = {}
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -134,11 +157,22 @@ class Session:
             try:
                 self._interruptible = True
                 if kind == "variables":
-                    reply = {"variables": variables.listing(namespace, self._kernel.shell.user_ns_hidden)}
+                    reply = {"variables": variables.listing(namespace, hidden)}
                 elif kind == "pull":
                     chunks = list(variables.encoded(namespace, m["name"]))
                 elif kind == "push":
                     namespace[m["name"]] = variables.decoded(pushed)
+                elif kind == "check":
+                    reply = {"losses": parking.losses(self._channel, self._standard)[:1000]}
+                elif kind == "capture":
+                    reply = portable.capture(namespace, hidden, given[0], self._state())
+                elif kind == "restore":
+                    reply = portable.restore(namespace, given[0])
+                    self._kernel.shell.execution_count = reply.pop("session")["execution_count"] or 1
+                elif kind == "fingerprints":
+                    reply = {"variables": portable.fingerprints(namespace, hidden)}
+                elif kind == "reseed":
+                    reply = {"reseeded": carry.reseed(namespace)}
                 else:
                     reply = {"problem": "unknown_request", "detail": f"the guest knows no {kind!r}"}
             finally:
@@ -150,9 +184,14 @@ class Session:
             reply, chunks = {"problem": "not_transferable", "detail": "interrupted"}, []
         except Exception as e:  # noqa: BLE001 - the session's own objects run here: their __repr__ may raise anything
             reply = {"problem": "not_transferable", "detail": f"{type(e).__name__}: {e}"}
+        for fd in given:
+            os.close(fd)
         for chunk in chunks:
             framing.send(self._channel, {"type": "chunk", "id": m["id"]}, chunk)
         self._send({"type": "reply", "id": m["id"], **reply})
+
+    def _state(self) -> dict[str, Any]:
+        return portable_session.session_state(self._baseline, self._kernel.shell.execution_count)
 
     def _chunks(self) -> list[bytes] | None:
         """The bodies up to the frame that ends them, None when the sender gave up: then nobody waits for an answer."""

@@ -115,6 +115,26 @@ class Standard:
         os.register_at_fork(before=self.flush, after_in_child=self._flusher.forget)
         _before_children(self.flush)
 
+    def descriptors(self) -> set[int]:
+        """Those that are ours and no open files of the user's."""
+        return {1, 2, *self._pipes.values()}
+
+    def rebind(self, out: int, err: int, token: str) -> None:
+        """In a forked child: go on with pipes of its own, under the same stream objects and descriptors."""
+        for number, fd in ((1, out), (2, err)):
+            if _same(number, self._pipes[number]):
+                os.dup2(fd, number)
+            os.dup2(fd, self._pipes[number], inheritable=False)
+            os.close(fd)
+        self._mark = f"\0\x1bfaas:{token}:".encode()
+
+    def release(self) -> None:
+        """In a parent that is dormant for good: keep no end of the pipes."""
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        for number in self.descriptors():
+            os.dup2(null, number, inheritable=number < 3)
+        os.close(null)
+
     def restore(self) -> None:
         """Put 1, 2, sys.stdout and sys.stderr back where code has closed or redirected them in an earlier request.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from faas_gateway.backends.base import (
     BackendUnavailable,
     Capabilities,
     Image,
+    Layers,
     Limits,
     ProgressReport,
     Recipe,
@@ -22,15 +24,18 @@ from faas_gateway.backends.base import (
     Sandbox,
     SandboxBackend,
     SandboxSpec,
+    StartFailed,
 )
-from faas_gateway.backends.native import images, making, probe, rootfs
+from faas_gateway.backends.native import images, making, network, probe, rootfs
+from faas_gateway.backends.native.frozen import GONE, NativeFrozen
 from faas_gateway.backends.native.identity import HOST_UID
+from faas_gateway.backends.native.kept import KeptLayers
 from faas_gateway.backends.native.layers import LayerStore
 from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
 from faas_gateway.backends.native.python_session import PythonSandbox
 from faas_gateway.backends.native.session import NativeSandbox
 from faas_gateway.backends.native.spares import Spares
-from faas_gateway.backends.native.watch import watch
+from faas_gateway.backends.native.watch import Pace
 
 TEMPLATE_S = 330.0
 WARM_SIZES = {"disk_bytes": 256 << 20, "tmpfs_bytes": 64 << 20, "inodes": 10_000}
@@ -39,38 +44,43 @@ WARM_SIZES = {"disk_bytes": 256 << 20, "tmpfs_bytes": 64 << 20, "inodes": 10_000
 @dataclass
 class _Launched:
     launcher: Launcher
-    hello: dict[str, Any]
+    maker: making.Maker
     templates: set[str]
-
-    @property
-    def has_memory_group(self) -> bool:
-        return "memory" in self.hello["controllers"]
 
 
 class NativeBackend(SandboxBackend):
     """See `SandboxBackend`.
 
     state_dir: where layers and sandboxes' files are kept. idle_template_s: when a warm process that nobody uses is
-    ended, seconds.
+    ended, seconds. network_allow: private destinations that sandboxes with a network may reach, as network.Allowance
+    has it; FAAS_NETWORK_ALLOW when not given.
     """
 
     name = "native"
 
-    def __init__(self, state_dir: Path, *, idle_template_s: float) -> None:
+    def __init__(self, state_dir: Path, *, idle_template_s: float, network_allow: str | None = None) -> None:
+        if network_allow is None:
+            network_allow = os.environ.get("FAAS_NETWORK_ALLOW", "")
+        self._policy = network.Policy.full(network.Allowance.parse(network_allow))
         self._store = state_dir / "native"
         self._layers = LayerStore(self._store / "layers")
+        self._kept = KeptLayers(self._store / "kept")
         self._idle_template_s = idle_template_s
         self._launched: _Launched | None = None
         self._starting = anyio.Lock()
         self._warming: dict[str, anyio.Lock] = {}
         self._used: dict[str, float] = {}
         self._sandboxes: set[NativeSandbox] = set()
+        self._frozen: set[NativeFrozen] = set()
+        self._pace = Pace()
 
     async def __aenter__(self) -> NativeBackend:
         # sandboxes of a root gateway run as another user and walk from here; what lies above is not theirs to see
-        for folder in (self._store, self._layers.root, self._store / "runs"):
+        for folder in (self._store, self._layers.root, self._store / "runs", self._store / "kept"):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
+        self._proxy = network.Proxy()
+        await self._proxy.__aenter__()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._spares = Spares(self._group, self._spare)
@@ -83,8 +93,9 @@ class NativeBackend(SandboxBackend):
             if self._launched is not None:
                 await self._launched.launcher.aclose()
             await self._spares.aclose()
-            for sandbox in list(self._sandboxes):
-                await sandbox.aclose()
+            for held in (*self._sandboxes, *self._frozen):
+                await held.aclose()
+            await self._proxy.__aexit__(*exc)
         await self._group.__aexit__(None, None, None)
 
     # ---- the machine ------------------------------------------------------------------------------------
@@ -109,7 +120,18 @@ class NativeBackend(SandboxBackend):
                 await self._launched.launcher.aclose(1.0)
             launcher = Launcher(self._store, HOST_UID if os.geteuid() == 0 else 0, self._on_event)
             hello = await launcher.start()
-            self._launched = _Launched(launcher, hello, set())
+            maker = making.Maker(
+                launcher,
+                "memory" in hello["controllers"],
+                self._kept,
+                self._proxy,
+                self._policy,
+                self._made,
+                self._sandboxes.discard,
+                self._frozen.add,
+                self._frozen.discard,
+            )
+            self._launched = _Launched(launcher, maker, set())
             return self._launched
 
     def _on_event(self, event: dict[str, Any]) -> None:
@@ -125,6 +147,12 @@ class NativeBackend(SandboxBackend):
                 self._launched.templates.clear()
             for sandbox in list(self._sandboxes):
                 sandbox.lost()
+            for frozen in list(self._frozen):
+                frozen.lost(GONE)
+        elif kind == "frozen_gone":
+            for frozen in self._frozen:
+                if frozen.id == event["box"]:
+                    frozen.lost(GONE)
 
     # ---- environments -----------------------------------------------------------------------------------
     def version_of(self, recipe: Recipe) -> str:
@@ -184,8 +212,17 @@ class NativeBackend(SandboxBackend):
 
     # ---- sandboxes --------------------------------------------------------------------------------------
     async def create(self, spec: SandboxSpec) -> Sandbox:
+        return await self._create(spec, ())
+
+    async def restore(self, spec: SandboxSpec, layers: Layers) -> Sandbox:
+        if not self.has_layers(layers):
+            raise StartFailed("some of the snapshot's files are no longer there")
+        return await self._create(spec, layers)
+
+    async def _create(self, spec: SandboxSpec, layers: Layers) -> Sandbox:
+        kind = making.Kind(spec.image, spec.language or spec.image.recipe.language, spec.network)
         self._used[spec.image.version] = anyio.current_time()
-        sandbox = self._spares.take(spec.image, spec.limits)
+        sandbox = None if layers else self._spares.take(kind, spec.limits)
         if sandbox is not None:
             try:
                 await sandbox.claim(spec.id)
@@ -196,37 +233,38 @@ class NativeBackend(SandboxBackend):
                 await sandbox.aclose()
                 raise
         if sandbox is None:
-            sandbox = await self._make(spec.id, spec.image, spec.limits)
+            sandbox = await self._make(spec.id, kind, spec.limits, layers)
+        env_vars = {**(network.environment() if kind.network == "full" else {}), **spec.env_vars}
         try:
-            await sandbox.set_env_vars(spec.env_vars)
+            await sandbox.set_env_vars(env_vars)
         except BaseException:
             await sandbox.aclose()
             raise
         return sandbox
 
-    async def _make(self, box: str, image: Image, limits: Limits) -> NativeSandbox:
+    async def _make(self, box: str, kind: making.Kind, limits: Limits, layers: Layers = ()) -> NativeSandbox:
         try:
-            sandbox = await self._fork(box, image, limits)
+            return await self._fork(box, kind, limits, layers)
         except (LauncherError, LauncherGone):
-            if self.is_warm(image):
+            if self.is_warm(kind.image):
                 raise
-            sandbox = await self._fork(box, image, limits)  # the warm process had ended since we last looked
-        self._sandboxes.add(sandbox)
-        self._group.start_soon(_watched, sandbox)
-        return sandbox
+            return await self._fork(box, kind, limits, layers)  # the warm process had ended since we last looked
 
-    async def _fork(self, box: str, image: Image, limits: Limits) -> NativeSandbox:
-        await self.warm(image, _silent)
+    async def _fork(self, box: str, kind: making.Kind, limits: Limits, layers: Layers) -> NativeSandbox:
+        await self.warm(kind.image, _silent)
         launched = await self._launcher()
-        grouped = launched.has_memory_group
         try:
-            return await making.make(launched.launcher, box, image, limits, grouped, self._sandboxes.discard)
+            return await launched.maker.new(box, kind, limits, layers)
         except LauncherError as e:
             await self._explain(e)
             raise
 
-    async def _spare(self, image: Image, limits: Limits) -> NativeSandbox:
-        sandbox = await self._make(f"s-{secrets.token_hex(6)}", image, limits)
+    def _made(self, sandbox: NativeSandbox) -> None:
+        self._sandboxes.add(sandbox)
+        self._group.start_soon(_watched, sandbox, self._pace)
+
+    async def _spare(self, kind: making.Kind, limits: Limits) -> NativeSandbox:
+        sandbox = await self._make(f"s-{secrets.token_hex(6)}", kind, limits)
         try:
             await sandbox.touch()
         except BaseException:
@@ -234,8 +272,37 @@ class NativeBackend(SandboxBackend):
             raise
         return sandbox
 
+    # ---- files of snapshots -----------------------------------------------------------------------------
+    def has_layers(self, layers: Layers) -> bool:
+        return all(self._kept.has(name) for name in layers)
 
-async def _watched(sandbox: NativeSandbox) -> None:
+    def layer_bytes(self, layer: str) -> int:
+        return self._kept.size_bytes(layer)
+
+    async def drop_layers(self, layers: Sequence[str]) -> None:
+        for name in layers:
+            used = False
+            if self._launched is not None and self._launched.launcher.alive:
+                answer = await self._launched.launcher.call("unkeep", 10.0, folder=f"kept/{name}")
+                used = bool(answer.message["used"])
+            if not used:
+                await anyio.to_thread.run_sync(self._kept.drop, name)
+
+    async def sweep_layers(self, needed: Sequence[str]) -> None:
+        await anyio.to_thread.run_sync(self._kept.sweep, needed)
+
+    async def export_layers(self, layers: Layers, fd: int) -> None:
+        await anyio.to_thread.run_sync(self._kept.export, layers, fd)
+
+    async def import_layer(self, layer: str, fd: int) -> Layers:
+        await anyio.to_thread.run_sync(self._kept.import_, layer, fd)
+        return (layer,)
+
+    async def list_layer_files(self, layers: Layers) -> dict[str, tuple[str, int, float]]:
+        return await anyio.to_thread.run_sync(self._kept.listing, layers)
+
+
+async def _watched(sandbox: NativeSandbox, pace: Pace) -> None:
     async with anyio.create_task_group() as group:
 
         async def until_end() -> None:
@@ -243,7 +310,7 @@ async def _watched(sandbox: NativeSandbox) -> None:
             group.cancel_scope.cancel()
 
         group.start_soon(until_end)
-        group.start_soon(watch, sandbox)
+        group.start_soon(pace.watch, sandbox)
 
 
 def _silent(_report: ProgressReport) -> None:

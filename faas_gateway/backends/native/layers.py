@@ -20,6 +20,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from faas_gateway.backends.native.identity import HOST_UID
+
 BUILD_LOCK_S = 1800.0
 
 
@@ -88,9 +90,14 @@ def _try_lock(fd: int) -> bool:
 
 
 def _settle(folder: Path) -> None:
-    """Make everything readable for whoever the sandbox runs as, whatever the umask of the build was."""
+    """Make everything readable for whoever the sandbox runs as, whatever the umask of the build was, and its own: what
+    a session installs goes where the packages of its environment are (into its own files; a layer is never written to).
+    """
+    owner = HOST_UID if os.geteuid() == 0 else -1
     for path in _walk(folder):
         st = path.lstat()
+        if owner >= 0:
+            os.chown(path, owner, owner, follow_symlinks=False)
         if path.is_symlink():
             continue
         wanted = (st.st_mode | 0o444 | (0o111 if st.st_mode & 0o100 else 0)) & 0o7755

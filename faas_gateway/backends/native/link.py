@@ -128,7 +128,7 @@ class Launcher:
         number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        made = arguments["box"] if op == "new" else None
+        made = arguments["box"] if op in ("new", "branch") else None
         try:
             self._send({"op": op, "call": number, **arguments}, fds)
             with anyio.fail_after(timeout):

@@ -29,7 +29,7 @@ _LINE = re.compile(
 
 
 def pip_digest(layer: PipLayer, python: HostPython) -> str:
-    return digest("pip", 2, python.executable, python.version, sorted(layer.packages))
+    return digest("pip", 3, python.executable, python.version, sorted(layer.packages))
 
 
 async def install(layer: PipLayer, python: HostPython, folder: Path, report: Report) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import anyio
 import orjson
 
 from faas_gateway.backends.base import Sink
@@ -287,6 +288,16 @@ class Channel:
         self._sends.add(task)
         task.add_done_callback(self._sent)
         await asyncio.shield(task)
+
+    async def send_descriptor(self, fd: int) -> None:
+        """Send a descriptor after a frame that announces it, with one byte for it to travel on."""
+        async with self._sending:
+            while True:
+                try:
+                    socket.send_fds(self.sock, [b"\0"], [fd])
+                    return
+                except BlockingIOError:
+                    await anyio.wait_writable(self.sock)
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:

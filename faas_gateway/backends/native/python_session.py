@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
-import select
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
 
 from faas_gateway.backends.base import (
+    CaptureReport,
     CodeRequest,
     Ended,
+    Loss,
     NotTransferable,
     Reply,
     SandboxEnded,
     Sink,
     UnknownVariable,
 )
+from faas_gateway.backends.native import receipts, transfer
+from faas_gateway.backends.native.endings import is_readable, signal_group
 from faas_gateway.backends.native.pump import Channel, Output, Pipe
-from faas_gateway.backends.native.session import STATUS_S, NativeSandbox, signal_group
+from faas_gateway.backends.native.session import STATUS_S, NativeSandbox
 
 QUEUE_CHUNKS = 16
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20
+CAPTURE_LIMIT_BYTES = 64 << 30
 _MAX_TRACEBACK = 1000
 CHANNEL_CLOSED = Ended(
     "died",
@@ -39,10 +46,13 @@ CHANNEL_MISUSED = Ended(
 
 
 class PythonSandbox(NativeSandbox):
-    def start(self, channel: Channel, out: int, err: int, guest_pidfd: int, token: str) -> None:
-        """Take over the guest's descriptors; called once, right after construction."""
+    def start(self, channel: Channel, out: int, err: int, guest_pidfd: int, token: str, output: Output) -> None:
+        """Take over the guest's descriptors; called once, right after construction.
+
+        output: where it goes; that of the sandbox that this one goes on for.
+        """
         mark = f"\0\x1bfaas:{token}:".encode()
-        self._output = Output()
+        self._output = output
         self._pipes = [
             Pipe(out, lambda text: self._output.text("stdout", text), mark),
             Pipe(err, lambda text: self._output.text("stderr", text), mark),
@@ -83,13 +93,21 @@ class PythonSandbox(NativeSandbox):
 
     def on_channel_end(self) -> None:
         """The guest has closed its channel: it has ended, or code has closed it. Either way it is of no more use."""
+        if self._frozen:
+            return
         if self._channel.malformed:
             self.finish(self._doom or CHANNEL_MISUSED)
         else:
             self._guest_exited()
 
+    @property
+    def output(self) -> Output:
+        return self._output
+
     # ---- the end ----------------------------------------------------------------------------------------
     def _guest_exited(self) -> None:
+        if self._frozen:
+            return
         if self._guest_pidfd >= 0:
             self._loop.remove_reader(self._guest_pidfd)  # it stays readable for good
         if self._guest_gone is None and not self._ended.done():
@@ -101,6 +119,8 @@ class PythonSandbox(NativeSandbox):
     def guest_status(self, status: int) -> None:
         """The exit status of the guest, as the launcher heard of it."""
         self._status = status
+        if self._frozen:
+            return
         if self._guest_gone is not None:
             self._settle()
         else:
@@ -115,11 +135,7 @@ class PythonSandbox(NativeSandbox):
             self.finish(self._doom or self.cause(self._status))
 
     def _has_exited(self) -> bool:
-        if self._guest_pidfd < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._guest_pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return self._guest_pidfd < 0 or is_readable(self._guest_pidfd)
 
     def on_end(self, ended: Ended) -> None:
         for pipe in self._pipes:
@@ -141,6 +157,98 @@ class PythonSandbox(NativeSandbox):
             self._loop.remove_reader(self._guest_pidfd)
             os.close(self._guest_pidfd)
             self._guest_pidfd = -1
+
+    # ---- snapshots --------------------------------------------------------------------------------------
+    async def park(self, control: socket.socket) -> None:
+        """Ask the guest to go dormant and to take its orders from there. It answers there, too."""
+        self.check()
+        await self._post({"type": "park"})
+        await self._post_descriptor(control.fileno())
+
+    def look_again(self) -> None:
+        super().look_again()
+        if self._channel.ended:
+            self.on_channel_end()
+        elif self._has_exited():
+            self._guest_exited()
+
+    def leave(self) -> None:
+        for pipe in self._pipes:
+            pipe.drain()
+            pipe.close()
+        self._channel.close()
+        super().leave()
+
+    def give_guest(self) -> int:
+        pidfd, self._guest_pidfd = self._guest_pidfd, -1
+        self._loop.remove_reader(pidfd)
+        return pidfd
+
+    async def check_fork(self) -> list[Loss]:
+        m = await self._ask({"type": "check"})
+        self._raise_problem(m)
+        return receipts.losses(m.get("losses"), 1000)
+
+    async def capture_variables(self, fd: int) -> CaptureReport:
+        return await self._with_descriptor("capture", fd)
+
+    async def restore_variables(self, fd: int) -> CaptureReport:
+        return await self._with_descriptor("restore", fd)
+
+    async def _with_descriptor(self, kind: str, fd: int) -> CaptureReport:
+        """The guest gets a pipe's end, and never a file of the gateway's."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        theirs, ours = (write, read) if kind == "capture" else (read, write)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(ours, F_SETPIPE_SZ, PIPE_BYTES)
+        moved, m = 0, dict[str, Any]()
+        try:
+            self.check()
+            number, future = self._expect_reply()
+            try:
+                await self._post({"type": kind, "id": number})
+                await self._post_descriptor(theirs)
+                os.close(theirs)
+                theirs = -1
+                async with anyio.create_task_group() as group:
+
+                    async def until_end() -> None:
+                        await self.wait()
+                        group.cancel_scope.cancel()
+
+                    group.start_soon(until_end)
+                    if kind == "capture":
+                        moved = await transfer.receive(ours, fd, CAPTURE_LIMIT_BYTES)
+                    else:
+                        moved = await transfer.send(fd, ours)
+                        os.close(ours)
+                        ours = -1
+                    m = await future
+                    group.cancel_scope.cancel()
+                self.check()
+            finally:
+                self._forget_reply(number)
+        finally:
+            for end in (theirs, ours):
+                if end >= 0:
+                    os.close(end)
+        self._raise_problem(m)
+        names: Any = m.get("variables")
+        written = tuple(_text(n, 300) for n in names) if isinstance(names, list) else ()  # type: ignore[misc]
+        return CaptureReport(written, tuple(receipts.losses(m.get("excluded"), 10_000)), moved)
+
+    async def fingerprints(self) -> list[dict[str, Any]]:
+        m = await self._ask({"type": "fingerprints"})
+        self._raise_problem(m)
+        found: Any = m.get("variables")
+        return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []  # type: ignore[misc]
+
+    async def reseed(self) -> None:
+        self._raise_problem(await self._ask({"type": "reseed"}))
+
+    async def _post_descriptor(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            await self._channel.send_descriptor(fd)
 
     # ---- requests ---------------------------------------------------------------------------------------
     async def touch(self) -> None:

@@ -7,9 +7,11 @@ environment, so the guest runs exactly the versions that were installed and test
 from __future__ import annotations
 
 import compileall
+import ensurepip
 import functools
 import os
 import shutil
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from packaging.utils import canonicalize_name
 from faas_gateway.backends.native.interpreter import ENV_PREFIX, GUEST_PREFIX, HostPython
 from faas_gateway.backends.native.layers import digest
 
-ROOTS = ("ipykernel", "ipywidgets", "cloudpickle")
+ROOTS = ("ipykernel", "ipywidgets", "cloudpickle", "pip")
 _PACKAGE = Path(__file__).resolve().parents[2]
+_PIP = "import sys\nfrom pip._internal.cli.main import main\nsys.exit(main())\n"
 _SDK_VALUES = "faas.values"
 
 
@@ -68,7 +71,7 @@ def guest_digest() -> str:
 def runtime_digest(python: HostPython) -> str:
     """The layer's name: interpreter, distributions and our own guest."""
     parts = [(d.name, d.version) for d in distributions()]
-    return digest("runtime", 3, python.executable, python.version, parts, guest_digest())
+    return digest("runtime", 4, python.executable, python.version, parts, guest_digest())
 
 
 def write_guest(folder: Path) -> None:
@@ -95,8 +98,23 @@ def write_runtime(folder: Path, python: HostPython) -> None:
             target = site / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+    write_pip(env, site)
     write_guest(folder)
     compileall.compile_dir(env, quiet=2, stripdir=str(folder))
+
+
+def write_pip(env: Path, site: Path) -> None:
+    """pip for the sessions: the gateway's own, or the one that comes with Python (ensurepip)."""
+    if not (site / "pip").is_dir():
+        wheels = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+        if not wheels:
+            return  # a distribution that splits it off: then there is none
+        with zipfile.ZipFile(wheels[-1]) as wheel:
+            wheel.extractall(site)
+    for name in ("pip", "pip3"):
+        script = env / "bin" / name
+        script.write_text(f"#!{ENV_PREFIX}/bin/python\n{_PIP}")
+        script.chmod(0o755)
 
 
 def write_venv(env: Path, python: HostPython) -> None:

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import signal
 from abc import ABC
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
 from faas_gateway.backends.base import (
     CommandRequest,
     Ended,
     FileEntry,
     FileProblem,
+    Layers,
     Limits,
     Reply,
     Sandbox,
@@ -27,15 +31,38 @@ from faas_gateway.backends.base import (
     Usage,
 )
 from faas_gateway.backends.native.agents import AgentGone, Agents, Script
+from faas_gateway.backends.native.endings import CLOSE_S, close_box, how_it_died, is_readable, out_of_memory
 from faas_gateway.backends.native.launcher.cgroups import Group
-from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
+from faas_gateway.backends.native.link import LauncherError
 from faas_gateway.guest import framing
 
-CLOSE_S = 15.0
+if TYPE_CHECKING:
+    from faas_gateway.backends.native.frozen import NativeFrozen
+    from faas_gateway.backends.native.making import Kind, Maker
+    from faas_gateway.backends.native.network import Outlet
+    from faas_gateway.backends.native.pump import Output
+
 STATUS_S = 1.0
-BUSY_S = 0.1
 AGENT_ENDED = "code in the sandbox has ended the process that did this for the gateway"
-_SIGNAL_PROCESS_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+
+
+@dataclass
+class Holdings:
+    """What a sandbox holds on the machine, and what its snapshots and their branches have in common with it."""
+
+    kind: Kind
+    layers: Layers
+    """Frozen ones under its own files."""
+    files: str
+    """overlay or tmpfs"""
+    depth: int
+    """Live generations above it."""
+    group: Group | None
+    init_pidfd: int
+    upper: int
+    """A descriptor of the folder with its own files."""
+    outlet: Outlet | None = None
+    """Its way into the network, where it has one."""
 
 
 class NativeSandbox(Sandbox, ABC):
@@ -44,32 +71,53 @@ class NativeSandbox(Sandbox, ABC):
     def __init__(
         self,
         box: str,
-        launcher: Launcher,
+        maker: Maker,
         agents: Agents,
         limits: Limits,
-        group: Group | None,
+        holdings: Holdings,
         enforcement: Mapping[str, str],
         degraded: Sequence[str],
-        init_pidfd: int,
         on_closed: Callable[[NativeSandbox], None],
     ) -> None:
         self.id = box
         self.limits = limits
         self.enforcement = enforcement
         self.degraded = degraded
-        self.group = group
+        self.holdings = holdings
+        self.group = holdings.group
         self.busy = self.begun = 0
         self.writes_blocked = False
-        self._launcher = launcher
+        self._maker = maker
+        self._launcher = maker.launcher
         self._agents = agents
-        self._init_pidfd = init_pidfd
+        self._init_pidfd = holdings.init_pidfd
+        self._freezing = anyio.Lock()
+        self._frozen = False
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._doom: Ended | None = None
         self._commands: set[anyio.Event] = set()
         self._closing: asyncio.Future[None] | None = None
-        self._loop.add_reader(init_pidfd, self._init_exited)
+        self._loop.add_reader(self._init_pidfd, self._init_exited)
+
+    @property
+    def kind(self) -> Kind:
+        return self.holdings.kind
+
+    @property
+    def layers(self) -> Layers:
+        return self.holdings.layers
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Environment variables of its commands."""
+        return self._agents.env
+
+    @property
+    def output(self) -> Output | None:
+        """What its guest printed while no request ran, for the next one."""
+        return None
 
     @property
     def has_ended(self) -> bool:
@@ -96,6 +144,8 @@ class NativeSandbox(Sandbox, ABC):
 
     # ---- the end ----------------------------------------------------------------------------------------
     def _init_exited(self) -> None:
+        if self._frozen:
+            return
         self._loop.remove_reader(self._init_pidfd)
         self.finish(self._doom or self.cause(None))
 
@@ -139,31 +189,69 @@ class NativeSandbox(Sandbox, ABC):
         self._closing = self._loop.create_future()
         try:
             with anyio.CancelScope(shield=True):
+                async with self._freezing:  # its name is another's for that time
+                    pass
+                if self._frozen:
+                    return
                 self.finish(Ended("closed", "it was closed"))
-                await self._release()
+                await close_box(self._launcher, self.id)
+                if self.holdings.outlet is not None:
+                    await self.holdings.outlet.aclose()
         finally:
-            self.close_descriptors()
+            if not self._frozen:
+                self.close_descriptors()
+                self._on_closed(self)
             self._closing.set_result(None)
-            self._on_closed(self)
-
-    async def _release(self) -> None:
-        """Have the launcher give back what the sandbox held; again while it is too busy to hear of it."""
-        with anyio.move_on_after(CLOSE_S):
-            while True:
-                try:
-                    (await self._launcher.call("close", CLOSE_S, box=self.id)).close()
-                except LauncherGone:
-                    return
-                except StartFailed:
-                    await anyio.sleep(BUSY_S)
-                else:
-                    return
 
     def close_descriptors(self) -> None:
         if self._init_pidfd >= 0:
             self._loop.remove_reader(self._init_pidfd)
             os.close(self._init_pidfd)
+            os.close(self.holdings.upper)
             self._init_pidfd = -1
+
+    # ---- snapshots --------------------------------------------------------------------------------------
+    async def freeze(self, frozen_id: str) -> tuple[NativeFrozen, NativeSandbox]:
+        layer = f"l-{secrets.token_hex(8)}"
+        made: tuple[NativeFrozen, NativeSandbox] | None = None
+        with anyio.CancelScope(shield=True):  # what has begun is ended, within its own deadline
+            async with self._freezing:
+                self.check()
+                self._frozen = True
+                try:
+                    made = await self._maker.freeze(self, frozen_id, layer)
+                except BaseException:
+                    self._frozen = False
+                    self.look_again()
+                    raise
+                self.leave()
+                self._on_closed(self)
+        assert made is not None
+        return made
+
+    def look_again(self) -> None:
+        """See what happened while a freeze that came to nothing was under way."""
+        if self._init_pidfd >= 0 and is_readable(self._init_pidfd):
+            self._init_exited()
+
+    def give_guest(self) -> int:
+        """The guest's pidfd, for the frozen sandbox that this one becomes; -1 where there is none."""
+        return -1
+
+    def leave(self) -> None:
+        """Let go of what the frozen sandbox has taken over, without ending anything."""
+        self._loop.remove_reader(self._init_pidfd)
+        self._init_pidfd = -1
+        if not self._ended.done():
+            self._ended.set_result(Ended("closed", "it was frozen, and the session goes on in another"))
+
+    async def copy_files(self, frozen_id: str) -> Layers:
+        name = f"l-{secrets.token_hex(8)}"
+        try:
+            await anyio.to_thread.run_sync(self._maker.kept.copy, self.holdings.upper, name)
+        except OSError as e:
+            raise StartFailed(f"the files could not be copied: {e.strerror}") from e
+        return (name, *self.layers)
 
     def check(self) -> None:
         if self._ended.done():
@@ -259,46 +347,3 @@ class NativeSandbox(Sandbox, ABC):
             await self._agents.delete(path)
         except AgentGone:
             raise await self.gone() from None
-
-
-def out_of_memory(limits: Limits) -> Ended:
-    limit = f"{limits.memory_bytes >> 20} MB" if limits.memory_bytes else "the machine's memory"
-    return Ended(
-        "oom",
-        f"the sandbox went over its memory limit ({limit})",
-        "Use less memory, or open one with a higher limit.",
-    )
-
-
-def how_it_died(status: int | None) -> Ended:
-    if status is None or status == -signal.SIGKILL:
-        return Ended("died", "the interpreter was killed", "Start a new session; its variables are gone.")
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        return Ended("died", f"the interpreter crashed ({name})", "Start a new session; its variables are gone.")
-    if status == framing.BROKEN_STATUS:
-        return Ended(
-            "died",
-            "the interpreter broke: the code replaced or closed something that it stands on (stderr has the error)",
-            "Start a new session; its variables are gone.",
-        )
-    return Ended(
-        "died",
-        f"the code ended its own interpreter (exit status {status})",
-        "Start a new session; its variables are gone.",
-    )
-
-
-def signal_group(pidfd: int, number: int) -> None:
-    """Send a signal to a process's group, as a terminal does; to the process alone before Linux 6.9."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(ctypes.c_long(424), pidfd, number, None, _SIGNAL_PROCESS_GROUP) < 0:
-        if ctypes.get_errno() == errno.EINVAL:
-            signal.pidfd_send_signal(pidfd, number)
-        elif ctypes.get_errno() != errno.ESRCH:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "pidfd_send_signal")

@@ -10,8 +10,18 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from faas_gateway.backends.base import CodeRequest, CommandRequest, NotTransferable, Reply, Sink
+from faas_gateway.backends.base import (
+    CannotFork,
+    CaptureReport,
+    CodeRequest,
+    CommandRequest,
+    Loss,
+    NotTransferable,
+    Reply,
+    Sink,
+)
 from faas_gateway.backends.native.agents import Script
+from faas_gateway.backends.native.frozen import NativeFrozen
 from faas_gateway.backends.native.session import NativeSandbox
 
 _STATE = "/run/faas/state.sh"
@@ -48,3 +58,29 @@ class ShellSandbox(NativeSandbox):
 
     async def push_variable(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         raise NotTransferable("a shell session has no Python variables; use files")
+
+    # ---- snapshots: all of the session's state is files
+    async def check_fork(self) -> list[Loss]:
+        usage = await self.usage()
+        if not usage.processes:
+            return []
+        reason = "it would be left behind: the files alone are copied while it runs"
+        return [Loss("process", f"{usage.processes} in the background", reason, "portable_only")]
+
+    async def freeze(self, frozen_id: str) -> tuple[NativeFrozen, NativeSandbox]:
+        losses = await self.check_fork()
+        if losses:
+            raise CannotFork(losses)
+        return await super().freeze(frozen_id)
+
+    async def capture_variables(self, fd: int) -> CaptureReport:
+        return CaptureReport()
+
+    async def restore_variables(self, fd: int) -> CaptureReport:
+        return CaptureReport()
+
+    async def fingerprints(self) -> list[dict[str, Any]]:
+        return []
+
+    async def reseed(self) -> None:
+        """There is no generator in a shell."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
-from faas_gateway.backends.base import BackendUnavailable, Image, Limits, SandboxEnded, StartFailed
+from faas_gateway.backends.base import BackendUnavailable, Limits, SandboxEnded, StartFailed
+from faas_gateway.backends.native.making import Kind
 from faas_gateway.backends.native.session import NativeSandbox
 
 DELAY_S = 0.03
@@ -22,44 +23,46 @@ KEPT = 4
 
 
 @dataclass(frozen=True)
-class Kind:
+class Wanted:
     """What a spare must agree in to serve a request."""
 
     version: str
+    language: str
+    network: str
     limits: Limits
 
 
-Make = Callable[[Image, Limits], Awaitable[NativeSandbox]]
+Make = Callable[[Kind, Limits], Awaitable[NativeSandbox]]
 
 
 class Spares:
     def __init__(self, group: anyio.abc.TaskGroup, make: Make) -> None:
         self._group = group
         self._make = make
-        self._ready: dict[Kind, NativeSandbox] = {}
-        self._making: set[Kind] = set()
-        self._wanted: dict[Kind, None] = {}
+        self._ready: dict[Wanted, NativeSandbox] = {}
+        self._making: set[Wanted] = set()
+        self._wanted: dict[Wanted, None] = {}
         self._closed = False
 
-    def take(self, image: Image, limits: Limits) -> NativeSandbox | None:
+    def take(self, of: Kind, limits: Limits) -> NativeSandbox | None:
         """A sandbox that is ready, or None. Either way the next one is made soon."""
-        kind = Kind(image.version, limits)
+        kind = Wanted(of.image.version, of.language, of.network, limits)
         self._wanted.pop(kind, None)
         self._wanted[kind] = None
         sandbox = self._ready.pop(kind, None)
         if not self._closed and kind not in self._making:
             self._making.add(kind)
-            self._group.start_soon(self._refill, kind, image)
+            self._group.start_soon(self._refill, kind, of)
         if sandbox is not None and sandbox.has_ended:
             self._group.start_soon(sandbox.aclose)
             return None
         return sandbox
 
-    async def _refill(self, kind: Kind, image: Image) -> None:
+    async def _refill(self, kind: Wanted, of: Kind) -> None:
         try:
             await anyio.sleep(DELAY_S)  # the request that took the last one has the processor first
             try:
-                sandbox = await self._make(image, kind.limits)
+                sandbox = await self._make(of, kind.limits)
             except (StartFailed, BackendUnavailable, SandboxEnded, OSError):
                 return  # whoever needs one next makes it, and hears why not
             if self._closed or kind not in self._wanted:
@@ -71,7 +74,7 @@ class Spares:
         while len(self._wanted) > KEPT:
             await self.drop(next(iter(self._wanted)))
 
-    async def drop(self, kind: Kind) -> None:
+    async def drop(self, kind: Wanted) -> None:
         """Close the spare of a kind, and make no more."""
         self._wanted.pop(kind, None)
         sandbox = self._ready.pop(kind, None)

@@ -97,13 +97,14 @@ class _Wait:
 
     def ready(self, fd: int, event: int) -> bool:
         """True when the pipe is ready, False when stopped. Raises TransferStalled."""
-        left = max(0.0, min(self._silence_s, self._end - monotonic()))
+        left = self._end - monotonic()
         poll = select.poll()
         poll.register(fd, event)
         poll.register(self._stop, select.POLLIN)
-        found = dict(poll.poll(left * 1000))
-        if not found or not left:
-            raise TransferStalled(f"nothing moved for {left:.0f} s" if left else "it took too long in all")
+        found = dict(poll.poll(max(0.0, min(self._silence_s, left)) * 1000))
+        if not found or left <= 0:
+            silent = left > self._silence_s
+            raise TransferStalled(f"nothing moved for {self._silence_s:.0f} s" if silent else "it took too long in all")
         if self._stop in found:
             return False
         if event == select.POLLOUT and found[fd] & select.POLLERR:

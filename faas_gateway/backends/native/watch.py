@@ -11,25 +11,43 @@ import anyio
 
 from faas_gateway.backends.base import Ended, FileProblem, StartFailed
 from faas_gateway.backends.native.agents import AgentGone
+from faas_gateway.backends.native.endings import out_of_memory
 from faas_gateway.backends.native.limits import DEFAULT_INODES
-from faas_gateway.backends.native.session import NativeSandbox, out_of_memory
+from faas_gateway.backends.native.session import NativeSandbox
 
 IDLE_S, TICK_S = 10.0, 0.25
 WALK_S, LONGEST_WALK_S = 0.5, 8.0
 COUNT_S, UNCOUNTED_S = 3.0, 6.0
+LOOKS_PER_S = 40
+"""At all sandboxes together: with more than ten of them each is looked at less often than every TICK_S."""
 SLACK_BYTES = 64 << 20
 QUIET_CPU = 0.02
 """A session that runs no request is left alone while it has one process, and that takes less of a processor."""
 
 
-async def watch(sandbox: NativeSandbox) -> None:
-    """Watch until the sandbox ends."""
-    await _Watch(sandbox).run()
+class Pace:
+    """How often each of many sandboxes is looked at: so that looking at them never is what the machine does."""
+
+    def __init__(self) -> None:
+        self._watched = 0
+
+    async def watch(self, sandbox: NativeSandbox) -> None:
+        """Watch until the sandbox ends."""
+        self._watched += 1
+        try:
+            await _Watch(sandbox, self).run()
+        finally:
+            self._watched -= 1
+
+    @property
+    def interval_s(self) -> float:
+        return max(TICK_S, self._watched / LOOKS_PER_S)
 
 
 class _Watch:
-    def __init__(self, sandbox: NativeSandbox) -> None:
+    def __init__(self, sandbox: NativeSandbox, pace: Pace) -> None:
         self._sandbox = sandbox
+        self._pace = pace
         self._walk_s = WALK_S
         self._cpu_s = 0.0
         self._looked_at = anyio.current_time()
@@ -40,7 +58,9 @@ class _Watch:
 
     async def run(self) -> None:
         while True:
-            await anyio.sleep(max(TICK_S, 2 * self._took_s))  # counting very many files must not be all we do
+            await anyio.sleep(
+                max(self._pace.interval_s, 2 * self._took_s)
+            )  # counting very many files must not be all we do
             started = anyio.current_time()
             if self._is_due(started):
                 ended = await self._look()

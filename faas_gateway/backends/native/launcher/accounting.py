@@ -25,9 +25,8 @@ def usage(upper: int, walk_s: float, disk_bytes: int | None) -> dict[str, Any]:
     blocked = disk_bytes is not None and disk > disk_bytes
     if disk_bytes is not None and walk_s > 0:
         _let_write(pids, 0 if blocked else disk_bytes)
-    for path in ("/tmp", "/dev/shm"):
-        st = os.statvfs(path)
-        memory += (st.f_blocks - st.f_bfree) * st.f_frsize
+    st = os.statvfs("/dev/shm")
+    memory += (st.f_blocks - st.f_bfree) * st.f_frsize
     return {
         "memory": memory,
         "cpu": cpu + reaped.ru_utime + reaped.ru_stime,

@@ -3,6 +3,7 @@
 STORE/runs/NAME             locked while the launcher lives: one whose lock is free is left over and is removed
 STORE/runs/NAME/root        mount point of the base trees
 STORE/runs/NAME/boxes/ID    upper and work directory of a sandbox
+STORE/kept/ID               the same, of a snapshot that is to outlast the run
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from collections.abc import Sequence
 
 import cgroups
 import linux
+import processes
 import removal
+import wire
 
 _SMALL = 64
 _GROUPS_S = 10.0
@@ -43,6 +46,7 @@ class Run:
         finally:
             os.close(making)
         os.mkdir(f"{self.folder}/boxes")
+        self._kept: dict[str, Layer] = {}
 
     def note_groups(self, groups: cgroups.Cgroups) -> None:
         """Write down where our groups are, for whoever has to clean up after us."""
@@ -56,6 +60,48 @@ class Run:
         if self._host_uid:
             os.chown(path, self._host_uid, self._host_uid)
         return os.path.relpath(path, self.store)
+
+    def move(self, layer: Layer, folder: str) -> None:
+        """Move a layer to another place below the store; what is mounted from it stays mounted."""
+        os.rename(f"{self.store}/{layer.folder}", f"{self.store}/{folder}")
+        layer.folder = folder
+
+    def kept(self, folder: str) -> Layer:
+        """The layer in a folder below the store that outlasts us; drop it when it is no longer used."""
+        layer = self._kept.get(folder)
+        if layer is None:
+            layer = self._kept[folder] = Layer(folder, kept=True)
+            layer.users = 0
+        return layer
+
+    def note_kept(self, layer: Layer) -> None:
+        self._kept[layer.folder] = layer
+
+    def unkeep(self, folder: str) -> bool:
+        """Remove a kept layer with its last user. False: it has none, and is for the caller to remove."""
+        layer = self._kept.pop(folder, None)
+        if layer is None or not layer.users:
+            return False
+        layer.kept = False
+        return True
+
+    def holds_files(self, layer: Layer, files: str) -> bool:
+        """False for an upper directory with nothing in it. One in memory cannot be seen from here."""
+        if files != "overlay":
+            return True
+        with os.scandir(f"{self.store}/{layer.upper}") as found:
+            return next(found, None) is not None
+
+    def drop(self, layer: Layer) -> None:
+        """One user less; the last takes the files with it, unless they are kept."""
+        layer.users -= 1
+        if layer.users or layer.kept:
+            if layer.kept and not layer.users:
+                self._kept.pop(layer.folder, None)
+            return
+        folder = f"{self.store}/{layer.folder}"
+        if not removal.remove(folder, limit=_SMALL):
+            _remove_aside(folder)
 
     def remove_box(self, relative: str) -> None:
         """Remove a folder that `make_box` has made."""
@@ -93,48 +139,125 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-class Box:
-    """One sandbox as the launcher holds it."""
+class Layer:
+    """The upper directory of one sandbox, and once that is frozen a lower one of others."""
 
-    def __init__(self, name: str, run: Run) -> None:
+    def __init__(self, folder: str, *, kept: bool = False) -> None:
+        self.folder = folder
+        """Below the store."""
+        self.name = ""
+        """What it is called once it is kept."""
+        self.kept = kept
+        """It outlasts us: whoever asked for that removes it."""
+        self.users = 1
+
+    @property
+    def upper(self) -> str:
+        return f"{self.folder}/u"
+
+
+class Box:
+    """One sandbox as the launcher holds it.
+
+    A frozen one has `control`, the socket to its dormant guest, and perhaps boxes below it, which need its init.
+    Where namespaces may nest no deeper, a box is `beside`: in the pid and user namespaces of the one that it is below.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Run,
+        below: Box | None = None,
+        lowers: Sequence[Layer] = (),
+        *,
+        beside: bool = False,
+    ) -> None:
         self.name = self.made_as = name
         self.init: socket.socket | None = None
         self.init_pid = 0
         self.init_pidfd = -1
+        self.guest_pid = 0
+        self.guest_pidfd = -1
         self.group: cgroups.Group | None = None
         self.enforced: dict[str, str] = {}
+        self.control: socket.socket | None = None
+        self.files = ""
+        self.beside = beside
+        self.tree = -1
+        """Its mount namespace, by which the processes of a box that is beside others are told apart. Held open until
+        they have ended, or its number could be another's."""
+        self.depth = 0 if below is None else below.depth + (not beside)
+        self.below = below
+        self.children: set[Box] = set()
+        self.ended_by_owner = False
+        self.layer: Layer | None = None
+        self.lowers = list(lowers)
+        for layer in self.lowers:
+            layer.users += 1
+        if below is not None:
+            below.children.add(self)
         self._run = run
-        self._folder: str | None = None
 
     def make(self) -> str:
-        relative = self._run.make_box(self.name)
-        self._folder = f"{self._run.store}/{relative}"
-        return relative
+        """Make its folder; returns the path below the store."""
+        self.layer = Layer(self._run.make_box(self.name))
+        return self.layer.folder
 
     def rename(self, name: str) -> None:
         """Name it, and its folder, after what it is now for. What is mounted from the folder stays mounted."""
-        assert self._folder is not None
-        folder = f"{os.path.dirname(self._folder)}/{name}"
-        os.rename(self._folder, folder)
-        self.name, self._folder = name, folder
+        assert self.layer is not None
+        folder = f"{os.path.dirname(self.layer.folder)}/{name}"
+        self._run.move(self.layer, folder)
+        self.name = name
 
     def adopt(self, init: socket.socket, pid: int) -> None:
         self.init, self.init_pid = init, pid
         self.init_pidfd = os.pidfd_open(pid)
 
+    def adopt_guest(self, pid: int) -> None:
+        self.guest_pid, self.guest_pidfd = pid, os.pidfd_open(pid)
+
+    def branch_layers(self) -> list[Layer]:
+        """What lies under a branch of this frozen box: its own files, where there are any, on top of its lower ones."""
+        assert self.layer is not None
+        return [self.layer, *self.lowers] if self._run.holds_files(self.layer, self.files) else self.lowers
+
     def discard_files(self) -> None:
-        if self._folder is not None:
-            removal.remove(self._folder)
-            self._folder = None
+        if self.layer is not None:
+            self._run.drop(self.layer)
+            self.layer = None
 
     def kill(self) -> None:
-        """End the init, and so every process of the sandbox (pid_namespaces(7))."""
-        if self.init is not None:
-            self.init.close()
-            self.init = None
+        """End the init, and so every process of the sandbox and of those below it (pid_namespaces(7))."""
+        for sock in (self.init, self.control):
+            if sock is not None:
+                sock.close()
+        self.init = self.control = None
         if self.init_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_pidfd, signal.SIGKILL)
+        self._kill_in_tree()
+
+    def _kill_in_tree(self) -> bool:
+        """Kill what lives in a box that is beside others. True: perhaps not all."""
+        return self.tree >= 0 and processes.kill_in_tree(os.fstat(self.tree).st_ino)
+
+    def kill_guest(self) -> None:
+        """End the guest and what else lives in the sandbox; the init stays for the boxes below it."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        if self.guest_pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.guest_pidfd, signal.SIGKILL)
+        self.clear(keep=0)
+
+    def clear(self, keep: int) -> None:
+        """End what lives in the sandbox but its init and the process of that number inside."""
+        beside = self.beside or any(child.beside for child in self.children)
+        if self.init is not None and not beside:
+            with contextlib.suppress(OSError):
+                wire.send(self.init, {"op": "clear", "keep": keep})
 
     def ended(self) -> bool:
         if self.init_pidfd < 0:
@@ -151,18 +274,19 @@ class Box:
 
     def release(self) -> bool:
         """Give back group and files; False while something of it still lives."""
-        if not self.ended():
+        if not self.ended() or self._kill_in_tree():
             return False
         if self.group is not None and not self.group.remove():
             return False
         self.group = None
-        if self.init_pidfd >= 0:
-            os.close(self.init_pidfd)
-            self.init_pidfd = -1
-        if self._folder is not None:
-            if not removal.remove(self._folder, limit=_SMALL):
-                _remove_aside(self._folder)
-            self._folder = None
+        for fd in (self.init_pidfd, self.guest_pidfd, self.tree):
+            if fd >= 0:
+                os.close(fd)
+        self.init_pidfd = self.guest_pidfd = self.tree = -1
+        self.discard_files()
+        for layer in self.lowers:
+            self._run.drop(layer)
+        self.lowers.clear()
         return True
 
 

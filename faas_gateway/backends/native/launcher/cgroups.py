@@ -57,6 +57,17 @@ class Group:
             enforced["cpus"] = kind
         return enforced
 
+    def unlimit(self) -> None:
+        """Take the limits away: of a frozen sandbox, whose branches are counted here for a moment."""
+        none = "max" if self.version == 2 else "-1"
+        for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes", "memory.max"):
+            if "memory" in self.folders:
+                _try_write(f"{self.folders['memory']}/{name}", none)
+        if "pids" in self.folders:
+            _try_write(f"{self.folders['pids']}/pids.max", "max")
+        if "cpu" in self.folders:
+            _try_write(f"{self.folders['cpu']}/{'cpu.max' if self.version == 2 else 'cpu.cfs_quota_us'}", none)
+
     def memory_bytes(self) -> int | None:
         """What counts against the memory limit now, less the page cache that the kernel would give up first."""
         folder = self.folders.get("memory")

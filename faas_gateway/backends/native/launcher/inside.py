@@ -6,6 +6,11 @@ launcher's socket does, which ends all that lives in their pid namespace.
     launcher --fork--> T --fork, exec--> warm guest (G)
                        T --fork--> B --fork--> agents (commands and files)
                                    G --fork, enter B's namespaces--> guest of the sandbox
+
+A snapshot leaves B and its guest, dormant, where they are, and the same happens once more below them:
+
+                                   B --fork--> inits of the session that goes on, and of branches
+                                   guest --fork, enter their namespaces--> their guests
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import os
 import resource
 import signal
 import socket
-from typing import Any
+from typing import Any, NoReturn
 
 import agent
 import linux
@@ -64,14 +69,13 @@ def _template_loop(sock: socket.socket, spec: dict[str, Any]) -> None:
         if m is None:
             os._exit(0)
         fds = received.take()
-        if os.fork() == 0:
+        if m["op"] == "sandbox":
+            _fork_sandbox(fds[0], m, spec, fds)
+        elif os.fork() == 0:
             reply = socket.socket(fileno=fds[0])
             try:
                 linux.close_all_but([*fds])
-                if m["op"] == "sandbox":
-                    _sandbox_init(reply, m, spec)
-                elif m["op"] == "guest":
-                    _warm_guest(m, spec, fds[1])
+                _warm_guest(m, spec, fds[1])
             except OSError as e:
                 wire.send(reply, wire.failure(e))
             os._exit(1)
@@ -82,6 +86,7 @@ def _template_loop(sock: socket.socket, spec: dict[str, Any]) -> None:
 def _warm_guest(m: dict[str, Any], spec: dict[str, Any], control: int) -> None:
     """Execute the guest in the template's own sandbox. It keeps what setns needs, in our user namespace only."""
     linux.unshare(linux.NEWNS | linux.NEWNET | linux.NEWIPC | linux.NEWUTS | linux.NEWCGROUP)
+    mounts.box_tree(m)
     mounts.sandbox_tree(m, spec)
     linux.loopback_up()
     null = os.open("/dev/null", os.O_RDWR)
@@ -94,56 +99,173 @@ def _warm_guest(m: dict[str, Any], spec: dict[str, Any], control: int) -> None:
     os.umask(0o022)
     for number in linux.OUR_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    linux.keep_capabilities(linux.CAP_SYS_ADMIN, linux.CAP_SYS_CHROOT)
+    linux.keep_capabilities(*linux.ENTERING)
     os.execve(m["argv"][0], m["argv"], m["env"])
 
 
-def _sandbox_init(reply: socket.socket, m: dict[str, Any], spec: dict[str, Any]) -> None:
-    """Become B: a user namespace of its own, everything else below it."""
-    linux.unshare(linux.NEWUSER | linux.NEWPID)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{INNER_ID} 0 1"), ("gid_map", f"{INNER_ID} 0 1")):
-        with open(f"/proc/self/{name}", "w") as f:
-            f.write(text)
-    if os.fork():
-        os._exit(0)
-    linux.unshare(linux.NEWNS | linux.NEWNET | linux.NEWIPC | linux.NEWUTS | linux.NEWCGROUP)
+def _fork_sandbox(fd: int, m: dict[str, Any], spec: dict[str, Any], keep: list[int]) -> None:
+    """Fork an init into namespaces of its own, below ours; it answers on fd. We are in the base tree."""
+    outer = os.getuid()
+    own = [name for name in GUEST_NAMESPACES if name not in m["shared"]]
+    flags = 0
+    for name in own:
+        flags |= linux.NAMESPACES[name]
+    try:
+        pid = linux.fork_into(flags)
+    except OSError as e:
+        with socket.socket(fileno=os.dup(fd)) as reply:
+            wire.send(reply, wire.failure(e))
+        return
+    if pid:
+        return
+    reply = socket.socket(fileno=fd)
+    try:
+        linux.close_all_but(keep)
+        _sandbox_init(reply, m, spec, own, outer)
+    except OSError as e:
+        wire.send(reply, wire.failure(e))
+    finally:
+        os._exit(1)
+
+
+def _sandbox_init(reply: socket.socket, m: dict[str, Any], spec: dict[str, Any], own: list[str], outer: int) -> None:
+    """Become B, in a user namespace and a pid namespace below those of whom we were forked from.
+
+    It stays in a copy of the base tree, for the sandboxes below it; its own tree is in another mount namespace.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # /proc/self has to be ours to write; what we may do protects us meanwhile
+    if "user" in own:
+        _write_maps(outer)
     linux.set_name("faas-init")
-    socket.sethostname("sandbox")
+    mounts.box_tree(m)
+    base = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    linux.unshare(linux.NEWNS)
+    if "uts" in own:
+        socket.sethostname("sandbox")
     upper = mounts.sandbox_tree(m, spec)
-    linux.loopback_up()
-    _rlimits(m["rlimits"])
+    listeners: list[socket.socket] = []
+    if "net" in own:
+        linux.loopback_up()
+        listeners = [_listener(port) for port in m["listen"]]
+    fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in own]
+    tree = os.dup(fds[own.index("mnt")])
+    linux.setns(base, linux.NEWNS)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)  # with capabilities that the guest lacks: /proc/1 is shut twice
-    names = GUEST_NAMESPACES
-    fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
-    wire.send(reply, {"namespaces": names}, fds)
+    wire.send(reply, {"namespaces": own}, [*fds, upper, *(s.fileno() for s in listeners)])
     for fd in fds:
         os.close(fd)
-    _sandbox_loop(reply, upper)
+    for listener in listeners:
+        listener.close()
+    _Init(reply, spec, m["rlimits"], upper, base, tree).serve()
 
 
-def _rlimits(limits: dict[str, list[int]]) -> None:
-    """For the agents' commands; the guest sets its own. A process limit counts in the sandbox's user namespace
-    alone.
-    """
-    for name, (soft, hard) in limits.items():
-        resource.setrlimit(getattr(resource, name), (soft, hard))
+def _write_maps(outer: int) -> None:
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{INNER_ID} {outer} 1"),
+        ("gid_map", f"{INNER_ID} {outer} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as f:
+            f.write(text)
 
 
-def _sandbox_loop(sock: socket.socket, upper: int) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while True:
-        received = wire.receive(sock)
-        if received.message is None:
-            os._exit(0)
-        fds = received.take()
+def _listener(port: int) -> socket.socket:
+    """A listening socket of the sandbox's own network, which the gateway serves from outside. Before any user code."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
+
+
+class _Init:
+    """The loop of B: forks agents into the sandbox, and inits of sandboxes below this one."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        spec: dict[str, Any],
+        rlimits: dict[str, list[int]],
+        upper: int,
+        base: int,
+        tree: int,
+    ) -> None:
+        self._sock = sock
+        self._spec = spec
+        self._rlimits = rlimits
+        self._upper = upper
+        self._base = base
+        self._tree = tree
+
+    def serve(self) -> NoReturn:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            received = wire.receive(self._sock)
+            m = received.message
+            if m is None:
+                os._exit(0)
+            fds = received.take()
+            if m["op"] == "agent":
+                self._agent(fds)
+            elif m["op"] == "sandbox":
+                self._sandbox(m, fds)
+            elif m["op"] == "clear":
+                self._clear(m["keep"])
+            for fd in fds:
+                os.close(fd)
+
+    def _agent(self, fds: list[int]) -> None:
         # the fork may be refused (the process limit, a full pid namespace): the sandbox has to stay
         try:
             pid = os.fork()
         except OSError as e:
             agent.refuse(fds[0], e.errno or 0)
-            pid = -1
+            return
         if pid == 0:
-            os.close(sock.detach())
-            agent.main(fds[0], fds[1:], upper)
-        for fd in fds:
-            os.close(fd)
+            try:
+                os.close(self._sock.detach())
+                self._enter()
+                # an init has none of these: in the user namespaces that it makes, a process limit counts all below
+                for name, (soft, hard) in self._rlimits.items():
+                    resource.setrlimit(getattr(resource, name), (soft, hard))
+                agent.main(fds[0], fds[1:], self._upper)
+            finally:
+                os._exit(1)
+
+    def _enter(self) -> None:
+        linux.setns(self._tree, linux.NEWNS)
+        os.close(self._tree)
+        os.close(self._base)
+
+    def _sandbox(self, m: dict[str, Any], fds: list[int]) -> None:
+        if "ipc" in m["shared"]:  # it goes on for this one, and takes the shared memory along
+            linux.setns(self._tree, linux.NEWNS)
+            try:
+                m["shm"] = linux.open_tree("/dev/shm")
+            finally:
+                linux.setns(self._base, linux.NEWNS)
+            fds.append(m["shm"])
+        _fork_sandbox(fds[0], m, self._spec, fds)
+
+    def _clear(self, keep: int) -> None:
+        """Kill what lives in this sandbox but ourselves and one; what lives in sandboxes below it goes on."""
+        if os.fork():
+            return
+        try:
+            self._enter()
+            for entry in os.listdir("/proc"):
+                if entry.isdigit() and int(entry) not in (1, keep, os.getpid()):
+                    _kill_if_here(entry)
+        finally:
+            os._exit(0)
+
+
+def _kill_if_here(entry: str) -> None:
+    try:
+        with open(f"/proc/{entry}/status") as f:
+            levels = next(line for line in f if line.startswith("NSpid:")).split()
+        if len(levels) == 2:  # the label and one number: in this pid namespace itself (proc(5))
+            os.kill(int(entry), signal.SIGKILL)
+    except (OSError, StopIteration):
+        return  # it has just ended

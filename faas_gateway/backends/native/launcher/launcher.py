@@ -18,6 +18,7 @@ from collections.abc import Generator
 
 import boxes
 import cgroups
+import freezing
 import linux
 import sandboxes
 import schedule
@@ -40,6 +41,7 @@ class Launcher:
             self.loop, self._run, host_uid, self._next_pid, self._guest_exit, self._template_gone
         )
         self._sandboxes = sandboxes.Sandboxes(self.loop, self._run, self._groups, self._templates, self._next_pid)
+        self._freezer = freezing.Freezer(self.loop, self._run, self._sandboxes, self._box_exit, self._frozen_gone)
         with open("/proc/sys/kernel/pid_max") as f:
             self._pid_max = min(PID_SPAN, int(f.read()) - 1000)
         self._counter = secrets.randbelow(1000)
@@ -58,14 +60,16 @@ class Launcher:
         elif m["op"] == "agent":
             self._sandboxes.agent(m["box"], received)
         else:
-            self.loop.start(self._answered(m))
+            self.loop.start(self._answered(m, received.take()))
         received.close()
 
-    def _answered(self, m: wire.Message) -> schedule.Task:
+    def _answered(self, m: wire.Message, given: list[int]) -> schedule.Task:
         """Run a call and answer it; an error is an answer too, with the system call that failed."""
         fds: list[int] = []
         try:
-            answer, fds = yield from self._call(m)
+            answer, fds = yield from self._call(m, given)
+        except freezing.Refused as e:
+            answer = {"refused": e.losses}
         except OSError as e:
             answer = wire.failure(e)
         except ValueError as e:
@@ -74,12 +78,20 @@ class Launcher:
         for fd in fds:
             os.close(fd)
 
-    def _call(self, m: wire.Message) -> Answering:
+    def _call(self, m: wire.Message, given: list[int]) -> Answering:
         op = m["op"]
         if op == "template":
             yield from self._templates.make(m["name"], m["spec"], m["sizes"])
         elif op == "new":
             return (yield from self._sandboxes.make(m))
+        elif op == "freeze":
+            return (yield from self._freezer.freeze(m, socket.socket(fileno=given[0]) if given else None))
+        elif op == "branch":
+            return (yield from self._sandboxes.make(m, self._sandboxes.get(m["frozen"])))
+        elif op == "keep":
+            self._freezer.keep(m["box"])
+        elif op == "unkeep":
+            return {"used": self._freezer.unkeep(m["folder"])}, []
         elif op == "rename":
             self._sandboxes.rename(m["box"], m["to"])
         elif op == "close":
@@ -96,8 +108,16 @@ class Launcher:
         except OSError:
             self.loop.stopping = True
 
-    def _guest_exit(self, box: str, status: int) -> None:
-        self._tell({"event": "guest_exit", "box": self._sandboxes.current_name(box), "status": status})
+    def _guest_exit(self, made_as: str, status: int) -> None:
+        box = self._sandboxes.made_as(made_as)
+        if box is not None:
+            self._box_exit(box, status)
+
+    def _box_exit(self, box: boxes.Box, status: int) -> None:
+        self._tell({"event": "guest_exit", "box": box.name, "status": status})
+
+    def _frozen_gone(self, box: boxes.Box) -> None:
+        self._tell({"event": "frozen_gone", "box": box.name})
 
     def _template_gone(self, name: str) -> None:
         self._tell({"event": "template_gone", "name": name})

@@ -8,7 +8,6 @@ own.
     /ro/N    the host's trees, read-only         /usr ...     clones of /ro/N
     /skel    lowest layer: folders, /etc         /dev         clone of /dev, own /dev/shm and /dev/pts
     /dev     six devices, read-only              /proc        of its own pid namespace, masked
-                                                 /tmp         tmpfs of its own
 """
 
 from __future__ import annotations
@@ -124,6 +123,8 @@ def _skeleton(skel: str, spec: dict[str, Any]) -> None:
         "var/log",
     ):
         os.makedirs(f"{skel}/{folder}", exist_ok=True)
+    for folder in ("tmp", "var/tmp"):  # in the overlay: a snapshot holds them as all other files
+        os.chmod(f"{skel}/{folder}", 0o1777)  # noqa: S103 - as everywhere
     for name, target in spec["symlinks"].items():
         os.symlink(target, f"{skel}/{name}")
     for name, text in _ETC.items():
@@ -168,11 +169,10 @@ def _devices(dev: str) -> None:
     os.mkdir(f"{dev}/pts")
 
 
-def sandbox_tree(m: dict[str, Any], spec: dict[str, Any]) -> int:
-    """Build one sandbox's root in a mount namespace of its own and make it `/`.
+def box_tree(m: dict[str, Any]) -> None:
+    """Make the folders of one sandbox's overlay, in the base tree, where those of the sandboxes below it find them.
 
-    m: `box` (its folder below /store), `files` ("overlay" or "tmpfs"), `tmpfs_bytes`, `disk_bytes`, `inodes`.
-    Returns a descriptor of the upper directory, from which its disk use is measured.
+    m: `box` (its folder below /store), `files` ("overlay" or "tmpfs"), `disk_bytes`, `inodes`.
     """
     box = f"/store/{m['box']}"
     if m["files"] == "tmpfs":
@@ -185,19 +185,28 @@ def sandbox_tree(m: dict[str, Any], spec: dict[str, Any]) -> int:
         )
     for folder in ("u", "w"):
         os.mkdir(f"{box}/{folder}", 0o755)
+
+
+def sandbox_tree(m: dict[str, Any], spec: dict[str, Any]) -> int:
+    """Build one sandbox's root in a mount namespace of its own and make it `/`.
+
+    m: as for `box_tree`, and `layers` (folders below /store that lie above the image's, top first), `tmpfs_bytes`.
+    Returns a descriptor of the upper directory, from which its disk use is measured.
+    """
+    box = f"/store/{m['box']}"
     upper = os.open(f"{box}/u", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     new = "/new"
-    lowers = [f"/store/{layer}" for layer in spec["layers"]]
+    lowers = [f"/store/{layer}" for layer in (*m["layers"], *spec["layers"])]
     linux.overlay(new, [*lowers, "/skel"], f"{box}/u", f"{box}/w")
-    scratch = f"mode=1777,size={m['tmpfs_bytes']},nr_inodes={m['inodes']}"
-    linux.mount("tmpfs", f"{new}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, scratch)
     for number, (_source, target, _is_folder) in enumerate(spec["readonly"]):
         _make_place(f"/ro/{number}", new + target)
         linux.bind(f"/ro/{number}", new + target)
     _bind_read_only("/dev", f"{new}/dev")
-    linux.mount("tmpfs", f"{new}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, scratch)
+    _shared_memory(m, f"{new}/dev/shm")
     linux.mount("devpts", f"{new}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-    linux.mount("proc", f"{new}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    # dormant relatives in the same pid namespace are not to be seen; they are not dumpable (proc(5))
+    hidden = "hidepid=2" if "pid" in m["shared"] else None
+    linux.mount("proc", f"{new}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, hidden)
     linux.set_last_pid(m["pid"])  # before /proc/sys goes read-only; acts on our own pid namespace
     _mask(f"{new}/proc")
     os.chdir(new)
@@ -205,6 +214,15 @@ def sandbox_tree(m: dict[str, Any], spec: dict[str, Any]) -> int:
     linux.unmount(".")
     os.chdir("/")
     return upper
+
+
+def _shared_memory(m: dict[str, Any], target: str) -> None:
+    """/dev/shm: the one of the sandbox that this one goes on for, where there is one."""
+    if "ipc" in m["shared"]:
+        linux.move_mount(m["shm"], target)
+    else:
+        scratch = f"mode=1777,size={m['tmpfs_bytes']},nr_inodes={m['inodes']}"
+        linux.mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, scratch)
 
 
 def _make_place(source: str, target: str) -> None:

@@ -1,12 +1,17 @@
-"""Sandboxes: made below a template's init, filled with a guest forked from its warm process, limited, ended."""
+"""Sandboxes: made below an init, filled with a guest forked from a dormant process, limited, ended.
+
+Where they come from is a template (see templates.py) or a frozen sandbox (see freezing.py).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Callable, Generator
+from typing import Any
 
 import boxes
 import cgroups
@@ -17,8 +22,13 @@ from templates import START_S, Template, Templates, expect, no_overlay
 F_SETPIPE_SZ = 1031
 PIPE_BYTES = 256 << 10
 KILL_S = 10.0
+DEPTH_LIMIT = 26
+"""Pid and user namespaces nest 32 deep (pid_namespaces(7)), and a host's containers may have taken some levels."""
+OF_THE_SOURCE = ("net", "ipc", "uts", "cgroup")
+"""Namespaces that a session which goes on after a snapshot takes along: its ports and shared memory stay."""
 
 Steps = Generator[schedule.Wait, wire.Received, None]
+Made = Generator[schedule.Wait, wire.Received, tuple[wire.Message, list[int]]]
 
 
 class Sandboxes:
@@ -38,44 +48,86 @@ class Sandboxes:
         self._templates = templates
         self._next_pid = next_pid
         self._boxes: dict[str, boxes.Box] = {}
+        self._made: dict[str, boxes.Box] = {}
         self._made_of: dict[boxes.Box, Template] = {}
+        self._serial = 0
 
-    def make(self, m: wire.Message) -> Generator[schedule.Wait, wire.Received, tuple[wire.Message, list[int]]]:
-        """Returns what holds which limit, and descriptors: [channel, stdout, stderr, guest's pidfd,] init's pidfd."""
-        template = self._templates.get(m["template"])
-        box = boxes.Box(m["box"], self._run)
-        template.boxes.add(box.name)
+    def get(self, name: str) -> boxes.Box:
+        """Raises OSError when there is none."""
+        box = self._boxes.get(name)
+        if box is None:
+            raise OSError(3, "the sandbox has ended")
+        return box
+
+    def make(self, m: wire.Message, frozen: boxes.Box | None = None) -> Made:
+        """Make one below a frozen sandbox, or of a template.
+
+        Returns what holds which limit, and descriptors: [channel, stdout, stderr, guest's pidfd,] init's pidfd, upper
+        directory, listening sockets.
+        """
+        if frozen is not None:
+            template, lowers = self._made_of[frozen], frozen.branch_layers()
+        else:
+            template, lowers = self._templates.get(m["template"]), [self._run.kept(f) for f in m["layers"]]
+        source = frozen if frozen is not None and frozen.control is not None else None
+        below, beside = source, source is not None and source.depth >= DEPTH_LIMIT
+        if source is not None and source.beside:
+            below = source.below  # whose namespaces they are; the source itself may go before us
+        box = boxes.Box(m["box"], self._run, below, lowers, beside=beside)
+        self._serial += 1
+        box.made_as = f"{self._serial}-{m['box']}"
+        template.boxes.add(box)
         self._made_of[box] = template
+        self._made[box.made_as] = box
         fds: list[int] = []
+        about: wire.Message = {}
         try:
-            namespaces = yield from self._namespaces(template, box, m)
+            namespaces = yield from self._namespaces(template, source, box, m)
+            assert namespaces.message is not None
+            names: list[str] = namespaces.message["namespaces"]
+            entered = namespaces.take(len(names))
             try:
-                if template.has_guest:
-                    yield from self._guest(template, box, m, namespaces, fds)
+                if beside:
+                    box.tree = os.dup(entered[names.index("mnt")])
+                if m["guest"]:
+                    about = yield from self._guest(template, source, box, m, names, entered, fds)
                 else:
                     self._limit(box, m, [])
+                fds.append(os.dup(box.init_pidfd))
+                fds += namespaces.take()
             finally:
                 namespaces.close()
-            fds.append(os.dup(box.init_pidfd))
+                for fd in entered:
+                    os.close(fd)
         except OSError:
             for fd in fds:
                 os.close(fd)
-            yield from self._end(box)
+            yield from self.end_box(box)
             raise
         self._boxes[box.name] = box
         groups = box.group.folders if box.group else {}
-        about = {"files": template.files, "enforced": box.enforced, "groups": groups, "version": self._groups.version}
-        return about, fds
+        about |= {"files": box.files, "enforced": box.enforced, "groups": groups, "version": self._groups.version}
+        return about | {"depth": box.depth, "beside": box.beside}, fds
 
     def _namespaces(
-        self, template: Template, box: boxes.Box, m: wire.Message
+        self, template: Template, source: boxes.Box | None, box: boxes.Box, m: wire.Message
     ) -> Generator[schedule.Wait, wire.Received, wire.Received]:
-        """Have the template's init make an init in namespaces of its own; the answer carries their descriptors."""
+        """Have an init make another one in namespaces of its own; the answer carries their descriptors."""
+        init = template.init if source is None else source.init
+        if init is None:
+            raise OSError(3, "the sandbox that it should be below has ended")
+        shared = OF_THE_SOURCE if m.get("continuing") and source is not None else ()
+        if box.beside:
+            shared = (*shared, "pid", "user")
+        about = {"pid": self._next_pid(), "rlimits": m["agent_rlimits"], "shared": shared, **m["sizes"]}
+        about["listen"] = m["listen"]
+        about["layers"] = [layer.upper for layer in box.lowers]
         for files in (template.files,) if template.files else ("overlay", "tmpfs"):
             near, far = wire.pair(credentials=True)
-            order = {"op": "sandbox", "box": box.make(), "files": files, "pid": self._next_pid(), **m["sizes"]}
-            wire.send(template.init, order | {"rlimits": m["agent_rlimits"]}, [far.fileno()])
-            far.close()
+            try:
+                wire.send(init, {"op": "sandbox", "box": box.make(), "files": files, **about}, [far.fileno()])
+            finally:
+                far.close()
             try:
                 received = expect((yield near, START_S), "the sandbox's init ended")
             except OSError as e:
@@ -84,18 +136,28 @@ class Sandboxes:
                     box.discard_files()
                     continue
                 raise
-            template.files = files
+            template.files = box.files = files
             box.adopt(near, received.pid)
             return received
         raise OSError(22, "an overlay can be mounted neither on disk nor on tmpfs")
 
     def _guest(
-        self, template: Template, box: boxes.Box, m: wire.Message, namespaces: wire.Received, fds: list[int]
-    ) -> Steps:
-        """Have the warm process fork a guest into the namespaces; our ends of its pipes and its pidfd go into fds."""
-        assert namespaces.message is not None
-        if template.control is None:  # it was ended while the namespaces were made
-            raise OSError(3, "the warm process is gone")
+        self,
+        template: Template,
+        source: boxes.Box | None,
+        box: boxes.Box,
+        m: wire.Message,
+        names: list[str],
+        namespaces: list[int],
+        fds: list[int],
+    ) -> Generator[schedule.Wait, wire.Received, wire.Message]:
+        """Have a dormant process fork a guest into the namespaces; our ends of its pipes and its pidfd go into fds.
+
+        Returns what the guest says of itself: it may be hostile.
+        """
+        control = template.control if source is None else source.control
+        if control is None:  # it was ended while the namespaces were made
+            raise OSError(3, "the process to fork from is gone")
         with contextlib.ExitStack() as theirs:
             ready, ready_far = wire.pair(credentials=True)
             channel, channel_far = socket.socketpair()
@@ -106,27 +168,37 @@ class Sandboxes:
                 read, far[number] = os.pipe2(os.O_CLOEXEC)
                 fds.append(read)
             _widen(fds[1])
-            order = {"op": "fork", "box": box.name, "namespaces": namespaces.message["namespaces"]}
-            order |= {"token": m["token"], "rlimits": m["guest_rlimits"], "memory_bytes": m["rlimit_memory_bytes"]}
+            order: dict[str, Any] = {"op": "fork", "box": box.made_as, "token": m["token"]}
+            order["namespaces"] = names
+            if source is None:
+                order |= {"rlimits": m["guest_rlimits"], "memory_bytes": m["rlimit_memory_bytes"]}
+            else:
+                order |= {"continuing": bool(m.get("continuing")), "reseed": bool(m.get("reseed"))}
             try:
-                wire.send(template.control, order, [*far, *namespaces.fds])
+                wire.send(control, order, [*far, *namespaces])
             finally:
                 for fd in far:
                     os.close(fd)
             received = expect((yield ready, START_S), "the guest ended before it was ready")
-            fds.append(os.pidfd_open(received.pid))
+            assert received.message is not None
+            box.adopt_guest(received.pid)
+            fds.append(os.dup(box.guest_pidfd))
             self._limit(box, m, [received.pid])
             wire.send(ready, {"go": True})
+            return {"receipt": received.message.get("receipt"), "at": received.message.get("at")}
 
     def _limit(self, box: boxes.Box, m: wire.Message, guests: list[int]) -> None:
         """Put the sandbox's processes under its limits, before any of the user's code runs."""
-        box.group = self._groups.create(box.name)
+        box.group = self._groups.create(box.made_as)
         if box.group is not None:
             box.enforced = box.group.limit(m["memory_bytes"], m["pids"], m["cpus"])
             box.group.add([box.init_pid, *guests])
         if "cpus" not in box.enforced and m["threads"]:
             for pid in [box.init_pid, *guests]:
                 os.sched_setaffinity(pid, sorted(os.sched_getaffinity(0))[: m["threads"]])
+        if box.below is not None and "RLIMIT_NPROC" in m["guest_rlimits"]:
+            for pid in guests:
+                set_process_limit(pid, m["guest_rlimits"]["RLIMIT_NPROC"][0])
 
     def agent(self, name: str, received: wire.Received) -> None:
         """Hand descriptors to a sandbox's init, for an agent; the caller sees end of file when there is none."""
@@ -136,33 +208,44 @@ class Sandboxes:
                 wire.send(box.init, {"op": "agent"}, received.fds)
 
     def rename(self, name: str, to: str) -> None:
-        """Name a sandbox that was made ahead after what it is now for."""
-        box = self._boxes.pop(name, None)
-        if box is None:
-            raise OSError(3, "the sandbox has ended")
-        template = self._made_of[box]
-        template.boxes.discard(name)
+        """Name a sandbox after what it is now for."""
+        box = self.get(name)
+        if to in self._boxes:
+            raise OSError(17, "there is a sandbox of that name")
         box.rename(to)
-        template.boxes.add(to)
-        self._boxes[to] = box
+        self._boxes[to] = self._boxes.pop(name)
 
-    def current_name(self, made_as: str) -> str:
-        """The name of a box that may have been made under another one."""
-        return next((b.name for b in self._boxes.values() if b.made_as == made_as), made_as)
+    def made_as(self, label: str) -> boxes.Box | None:
+        """The box that a dormant process calls by that label, whatever it is named by now."""
+        return self._made.get(label)
 
+    # ---- the end ----------------------------------------------------------------------------------------
     def end(self, name: str) -> Steps:
         """Kill what lives in a sandbox, wait for the end, give back what it held. Nothing if there is none."""
         box = self._boxes.pop(name, None)
         if box is not None:
-            yield from self._end(box)
+            yield from self.end_box(box)
 
-    def _end(self, box: boxes.Box) -> Steps:
+    def end_box(self, box: boxes.Box) -> Steps:
+        """The init of a frozen one, and its files, stay as long as there are sandboxes below it."""
+        box.ended_by_owner = True
+        if box.control is not None:
+            self._loop.unwatch(box.control.fileno())
+        if box.children:
+            box.kill_guest()
+            return
         box.kill()
         if box.init_pidfd >= 0:
             with contextlib.suppress(schedule.DeadlinePassed):  # even SIGKILL may have to wait: tried again below
                 yield schedule.Readable(box.init_pidfd), KILL_S
-        self._templates.left(self._made_of.pop(box), box.name)
+        self._templates.left(self._made_of.pop(box), box)
+        self._made.pop(box.made_as, None)
         self._release(box, 0.002)
+        above = box.below
+        if above is not None:
+            above.children.discard(box)
+            if above.ended_by_owner and not above.children:
+                yield from self.end_box(above)
 
     def _release(self, box: boxes.Box, delay_s: float) -> None:
         """A group empties a moment after its last process has ended; give up after some minutes."""
@@ -170,11 +253,19 @@ class Sandboxes:
             self._loop.later(delay_s, lambda: self._release(box, delay_s * 2))
 
     def close(self) -> None:
-        for box in self._boxes.values():
+        for box in self._made_of:
             box.kill()
-        for box in self._boxes.values():
+        for box in self._made_of:
             box.wait(5.0)
             box.release()
+
+
+def set_process_limit(pid: int, soft: int | None = None) -> None:
+    """Set the soft limit of processes of a guest, or lift it: a dormant one's branches count with it."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NPROC)
+    if soft is None or (hard != resource.RLIM_INFINITY and soft > hard):
+        soft = hard
+    resource.prlimit(pid, resource.RLIMIT_NPROC, (soft, hard))
 
 
 def _widen(pipe: int) -> None:

@@ -32,7 +32,7 @@ class Template:
         self.init = init
         self.control: socket.socket | None = None
         self.files: str | None = None
-        self.boxes: set[str] = set()
+        self.boxes: set[boxes.Box] = set()
         self.folders: list[str] = []
         self.retired = False
 
@@ -129,6 +129,7 @@ class Templates:
             box = self._run.make_box(f"t-{template.name}-{secrets.token_hex(4)}")
             template.folders.append(box)
             order = {"op": "guest", "box": box, "files": files, "pid": self._next_pid(), **sizes}
+            order |= {"layers": [], "shared": [], "listen": []}
             order |= {"argv": template.spec["argv"], "env": template.spec["env"]}
             wire.send(template.init, order, [reply_far.fileno(), control_far.fileno()])
             reply_far.close()
@@ -181,7 +182,7 @@ class Templates:
             self._drop_guest(template)
             self._retire(template)
 
-    def left(self, template: Template, box: str) -> None:
+    def left(self, template: Template, box: boxes.Box) -> None:
         """A sandbox of this template has ended."""
         template.boxes.discard(box)
         self._retire(template)

@@ -24,14 +24,19 @@ class _Program(ctypes.Structure):  # struct sock_fprog
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def program(machine: str | None = None) -> bytes:
+def file_name(machine: str, kind: str) -> str:
+    """The file that holds the program for a machine and a kind of process: `command`, or `guest`."""
+    return f"{machine}.bpf" if kind == "command" else f"{machine}.{kind}.bpf"
+
+
+def program(machine: str | None = None, kind: str = "command") -> bytes:
     """The compiled filter for a machine, as `uname -m` names it; this one by default.
 
     Raises NotImplementedError for a machine that has none: run nothing there.
     """
     machine = machine or _machine()
     _syscall_number(machine)
-    with open(os.path.join(os.path.dirname(__file__), machine + ".bpf"), "rb") as file:
+    with open(os.path.join(os.path.dirname(__file__), file_name(machine, kind)), "rb") as file:
         return file.read()
 
 

@@ -2,7 +2,8 @@
 
     python -m faas_gateway.backends.native.seccomp.generate
 
-writes `x86_64.bpf` and `aarch64.bpf` beside this file. They are committed, so that users need no libseccomp.
+writes a program for each architecture and each of the two kinds of process beside this file. They are committed, so
+that users need no libseccomp.
 Format: an array of struct sock_filter, 8 bytes each, little-endian, as seccomp(2) takes it.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from faas_gateway.backends.native.seccomp import policy
 from faas_gateway.backends.native.seccomp.arguments import Rule
+from faas_gateway.backends.native.seccomp.filter import file_name
 
 LIBRARY = "libseccomp.so.2"
 
@@ -115,8 +117,11 @@ def known_syscalls(machine: str, numbers: range) -> set[str]:
     return names
 
 
-def compile_policy(machine: str) -> bytes:
-    """The program for one of ARCHITECTURES. Raises LibraryMissing, OSError when libseccomp refuses a rule."""
+def compile_policy(machine: str, kind: str = "command") -> bytes:
+    """The program for one of ARCHITECTURES and one of policy.KINDS.
+
+    Raises LibraryMissing, OSError when libseccomp refuses a rule.
+    """
     library = _library()
     context = library.seccomp_init(DEFAULT)
     if not context:
@@ -125,7 +130,7 @@ def compile_policy(machine: str) -> bytes:
         _choose_architecture(library, context, ARCHITECTURES[machine])
         _check(library.seccomp_attr_set(context, ATTRIBUTE_BAD_ARCH, KILL_PROCESS), "bad architecture action")
         _check(library.seccomp_attr_set(context, ATTRIBUTE_OPTIMIZE, BINARY_TREE), "binary tree")
-        for rule in _rules():
+        for rule in _rules(kind):
             if syscall_number(rule.syscall, machine) is not None:
                 _add(library, context, rule)
         program = _new_calls(ARCHITECTURES[machine]) + _export(library, context)
@@ -137,11 +142,14 @@ def compile_policy(machine: str) -> bytes:
     return program
 
 
-def _rules() -> list[Rule]:
+def _rules(kind: str) -> list[Rule]:
+    own = [*policy.guest_rules(), *(Rule(name, ()) for name in policy.GUEST_ALLOWED)] if kind == "guest" else []
+    ruled = {rule.syscall for rule in own}
     return [
-        *(Rule(name, ()) for group in policy.ALLOWED for name in group.syscalls),
-        *(Rule(name, (), errno.EPERM) for group in policy.REFUSED for name in group.syscalls),
+        *(Rule(name, ()) for group in policy.ALLOWED for name in group.syscalls if name not in ruled),
+        *(Rule(name, (), errno.EPERM) for group in policy.REFUSED for name in group.syscalls if name not in ruled),
         *policy.argument_rules(),
+        *own,
     ]
 
 
@@ -198,10 +206,11 @@ def _check(result: int, what: str) -> None:
 def main() -> None:
     """Write the program of every architecture beside this file."""
     for machine in ARCHITECTURES:
-        program = compile_policy(machine)
-        path = Path(__file__).with_name(f"{machine}.bpf")
-        path.write_bytes(program)
-        print(f"{path.name}: {len(program) // 8} instructions")
+        for kind in policy.KINDS:
+            program = compile_policy(machine, kind)
+            path = Path(__file__).with_name(file_name(machine, kind))
+            path.write_bytes(program)
+            print(f"{path.name}: {len(program) // 8} instructions")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,33 @@ PR_SET_MM = 35
 PER_LINUX, ADDR_NO_RANDOMIZE, PERSONALITY_QUERY = 0, 0x0040000, 0xFFFFFFFF
 
 
+RLIMIT_NPROC = 6
+EVERYONE = 0xFFFFFFFF  # -1
+POINTER = 0xFFFFFFFF_FFFFFFFF
+
+KINDS = ("command", "guest")
+"""command: what is executed. guest: the interpreter, which is made dormant by a snapshot and then forks branches."""
+
+GUEST_ALLOWED = ("setns",)
+"""For the fork into a branch's namespaces. It asks for capabilities in the namespace and in one's own: user code holds
+none that are effective but in the sandbox's own user namespace, and sees no namespace but its own."""
+
+
+def guest_rules() -> Iterator[Rule]:
+    """For a guest alone. Its hard limit of processes is above its soft one, for the time when it is dormant and its
+    branches count too: so the soft one must not be raised from inside."""
+    yield Rule("setrlimit", (equal(0, RLIMIT_NPROC),), errno.EPERM)
+    for match in others(0, (RLIMIT_NPROC,)):
+        yield Rule("setrlimit", (match,))
+    yield Rule("prlimit64", (equal(1, RLIMIT_NPROC), equal(2, 0, POINTER)))
+    for match in others(2, (0,), POINTER):
+        yield Rule("prlimit64", (equal(1, RLIMIT_NPROC), match), errno.EPERM)
+    for match in others(1, (RLIMIT_NPROC,)):
+        yield Rule("prlimit64", (match,))
+    # to every process there is: where a dormant relative is in the same pid namespace, to it too
+    yield from never("kill", 0, (EVERYONE,), errno=errno.EPERM)
+
+
 def argument_rules() -> Iterator[Rule]:
     """The calls whose arguments decide. For each of them the rules cover every value, and none overlaps."""
     # Threads and processes, but no namespace: those are what a nested user namespace is made of.
