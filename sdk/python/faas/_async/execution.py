@@ -174,11 +174,13 @@ class Execution:
         Needs an execution that was opened with `checkpoint="every-request"`.
 
         Args:
-            request: the request's result, or its id. `info.checkpoints` has those that can be gone back to.
+            request: the request's result, or its id. `info.checkpoints` has those that can be gone back to;
+                `start` is before the first.
             timeout: how long to wait for code that runs, seconds.
 
         Raises:
-            NoCheckpointError: there is none of that request, or no more.
+            UnknownRequestError: there is no checkpoint of that request, or no more.
+            NoCheckpointError: the execution keeps none.
             DeadlineError: the code still ran at the end of `timeout`.
         """
         request_id = request if isinstance(request, str) else request.request_id
