@@ -25,15 +25,22 @@ def memory(name: str) -> int:
 def main(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     sys.path.insert(0, folder)
     portable: Any = importlib.import_module("faas_guest.portable")
+    run: Any = None
+    if job.get("kernel"):
+        shell = importlib.import_module("faas_guest.shell").make_kernel().shell
+        namespace, hidden = shell.user_ns, shell.user_ns_hidden
+        run = lambda code: shell.run_cell(code, store_history=True).raise_error()  # noqa: E731
+    else:
+        session = types.ModuleType("__main__")
+        sys.modules["__main__"] = session
+        namespace = session.__dict__
+        hidden = {"Hidden": object()}
+        namespace.update(hidden)
+        run = lambda code: exec(code, namespace)  # noqa: E731
     sys.path.remove(folder)
-    session = types.ModuleType("__main__")
-    sys.modules["__main__"] = session
-    namespace = session.__dict__
-    hidden = {"Hidden": object()}
-    namespace.update(hidden)
     before = portable.baseline()
     done: dict[str, Any] = {}
-    exec(job.get("before", ""), namespace)
+    run(job.get("before", ""))
     with open("/proc/self/clear_refs", "w") as f:
         f.write("5")
     resident = memory("VmRSS")
@@ -48,7 +55,7 @@ def main(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     else:
         done["fingerprints"] = {f["name"]: f for f in portable.fingerprints(namespace, hidden, job["seconds"])}
     done["extra_bytes"] = memory("VmHWM") - resident
-    exec(job.get("after", ""), namespace)
+    run(job.get("after", ""))
     done["value"] = namespace.get("answer")
     return done
 

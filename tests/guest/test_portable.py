@@ -373,6 +373,42 @@ answer = done['excluded']
     assert second.run("restore", after="x = 2; answer = [g(), isinstance(a, A)]")["value"] == [2, True]
 
 
+KERNEL = """
+import numpy as np, pandas as pd, matplotlib.pyplot as plt, asyncio
+from sklearn.ensemble import RandomForestClassifier
+frame = pd.DataFrame({'a': range(100), 'b': np.arange(100) % 3})
+model = RandomForestClassifier(5, random_state=0).fit(frame[['a']], frame['b'])
+fig, ax = plt.subplots(); ax.plot([1, 2, 3]); ax.set_title('kept')
+def score(n=5):
+    return int((model.predict(frame[['a']]) == frame['b']).sum()) + n
+async def later(): return score()
+class Shape:
+    def area(self): return side ** 2
+side = 3
+shape = Shape()
+display_me = 5
+_ = 1
+frame.head()
+"""
+
+
+def test_a_kernels_session_travels_without_the_kernels_own(pair: Pair) -> None:
+    captured = pair.run("capture", before=KERNEL, kernel=True)
+    assert captured["excluded"] == []
+    assert captured["variables"] == [
+        *("np", "pd", "plt", "asyncio", "RandomForestClassifier", "frame", "model", "fig", "ax", "score", "later"),
+        *("Shape", "side", "shape", "display_me"),
+    ]
+    after = """
+side = 4
+answer = [score() - score(0), asyncio.run(later()) == score(), shape.area(), ax.get_title(), fig.axes[0] is ax,
+    len(frame), type(get_ipython()).__name__, isinstance(shape, Shape)]
+"""
+    restored = pair.run("restore", after=after, kernel=True)
+    assert restored["excluded"] == []
+    assert restored["value"] == [5, True, 16, "kept", True, 100, "Shell", True]
+
+
 FINGERPRINTED = """
 import numpy as np, threading
 class A:
@@ -418,3 +454,29 @@ def test_without_time_there_is_no_digest_and_no_waiting(pair: Pair) -> None:
     job = {"before": "small = 1\nbig = [str(n) for n in range(3_000_000)]", "seconds": 0.2}
     found = pair.run("fingerprints", **job)["fingerprints"]
     assert found["big"]["digest"] == ""
+
+
+def test_through_a_pipe_and_into_one_that_nobody_reads(pair: Pair) -> None:
+    after = """
+import os, sys, threading
+portable = sys.modules['faas_guest.portable']
+read, write = os.pipe()
+taken = {'__name__': '__main__'}
+def take(): taken.update(done=portable.restore(taken, read))
+thread = threading.Thread(target=take)
+thread.start()
+sent = portable.capture({'big': bytearray(b'x' * 9_000_000), 'n': 5, 'half': [bytes(2_000_000), thread]}, (), write)
+os.close(write)
+thread.join(30)
+os.close(read)
+read, write = os.pipe()
+os.close(read)
+try:
+    portable.capture({'big': bytearray(9_000_000), 'n': 5}, (), write)
+except BrokenPipeError as e:
+    broken = True
+answer = [len(taken['big']), taken['n'], sent['variables'], [e['name'] for e in sent['excluded']],
+    sent['size_bytes'] == taken['done']['size_bytes'], broken]
+"""
+    found = pair.run("fingerprints", after=after)["value"]
+    assert found == [9_000_000, 5, ["big", "n"], ["half"], True, True]

@@ -13,7 +13,7 @@ import os
 import stat
 
 from faas_gateway.backends.native.kept import folders
-from faas_gateway.backends.native.kept.folders import Parts
+from faas_gateway.backends.native.kept.folders import Parts, Tree
 from faas_gateway.backends.native.kept.packing import data_of
 from faas_gateway.backends.native.kept.terms import CopyLimits, LayerTooLarge, Skipped
 
@@ -24,8 +24,8 @@ _OWN_TO_UPPER = ("user.overlay.origin", "user.overlay.impure", "user.overlay.nli
 """What overlayfs notes of an upper directory in use; a layer that lies below has no need of it."""
 
 
-def copy(source: int, target: int, owner: int | None, limits: CopyLimits) -> list[Skipped]:
-    """Copy the folder source into the empty one target (descriptors). Returns what is left out.
+def copy(source: Tree, target: Tree, owner: int | None, limits: CopyLimits) -> list[Skipped]:
+    """Copy the folder source into the empty one target. Returns what is left out.
 
     Raises LayerTooLarge, and OSError where nothing can be written.
     """
@@ -35,7 +35,7 @@ def copy(source: int, target: int, owner: int | None, limits: CopyLimits) -> lis
 
 
 class _Copying:
-    def __init__(self, source: int, target: int, owner: int | None, limits: CopyLimits) -> None:
+    def __init__(self, source: Tree, target: Tree, owner: int | None, limits: CopyLimits) -> None:
         self._source = source
         self._target = target
         self._owner = owner
@@ -48,14 +48,14 @@ class _Copying:
 
     def run(self) -> None:
         waiting: list[Parts] = [()]
-        copied: list[tuple[Parts, os.stat_result]] = [((), os.fstat(self._source))]
+        copied: list[tuple[Parts, os.stat_result]] = [((), os.fstat(self._source.root))]
         while waiting:
             parts = waiting.pop()
             below = self._folder(parts)
             copied += below
             waiting += [place for place, _ in below]
         for parts, st in reversed(copied):
-            with folders.folder_at(self._target, parts) as fd:
+            with self._target.at(parts) as fd:
                 os.fchmod(fd, stat.S_IMODE(st.st_mode) & 0o1777)
                 os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
 
@@ -67,11 +67,11 @@ class _Copying:
         below: list[tuple[Parts, os.stat_result]] = []
         with contextlib.ExitStack() as held:
             try:
-                source = held.enter_context(folders.folder_at(self._source, parts))
+                source = held.enter_context(self._source.at(parts))
             except OSError as e:  # it was moved, or something else is there
                 self._skip(parts, f"changed meanwhile: {e.strerror}")
                 return []
-            target = held.enter_context(folders.folder_at(self._target, parts))
+            target = held.enter_context(self._target.at(parts))
             self._attributes(source, target)
             for name, st in folders.entries(source):
                 self._entries_left -= 1
@@ -93,17 +93,14 @@ class _Copying:
         key = (st.st_dev, st.st_ino)
         if st.st_nlink > 1 and key in self._links:
             *folder, earlier = self._links[key]
-            with folders.folder_at(self._target, folder) as fd:
+            with self._target.at(folder) as fd:
                 os.link(earlier, name, src_dir_fd=fd, dst_dir_fd=target, follow_symlinks=False)
             return
         try:
             if stat.S_ISREG(st.st_mode):
                 self._file(source, target, name)
             elif stat.S_ISLNK(st.st_mode):
-                os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-                self._own(target, name)
-                times = (st.st_atime_ns, st.st_mtime_ns)
-                os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+                self._link(source, target, name, st)
             elif stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=target)
                 self._own(target, name)
@@ -114,6 +111,15 @@ class _Copying:
             self._skip(place, str(e))
         else:
             self._links[key] = place
+
+    def _link(self, source: int, target: int, name: str, st: os.stat_result) -> None:
+        try:
+            to = os.readlink(name, dir_fd=source)
+        except OSError as e:
+            raise _Changed(f"changed meanwhile: {e.strerror}") from e
+        os.symlink(to, name, dir_fd=target)
+        self._own(target, name)
+        os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
     def _file(self, source: int, target: int, name: str) -> None:
         with contextlib.ExitStack() as held:

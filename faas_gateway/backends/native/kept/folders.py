@@ -1,7 +1,6 @@
 """Folders reached from a descriptor, one step at a time and never through a link.
 
-A path is a tuple of names. No descriptor is held for longer than its folder is looked at, so neither depth nor the
-number of layers costs any.
+A path is a tuple of names. Few descriptors are held at a time, whatever the depth.
 """
 
 from __future__ import annotations
@@ -15,6 +14,9 @@ from collections.abc import Generator, Iterator, Sequence
 from faas_gateway.backends.native.kept.terms import OPAQUE, WHITEOUT
 
 Parts = tuple[str, ...]
+
+OPEN_FOLDERS = 4
+"""Kept open for each tree: a walk goes on below, or beside, one of the last."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,37 +49,72 @@ def open_in(name: str, folder: int, flags: int, bits: int) -> int:
             return os.open(name, flags, dir_fd=folder)
 
 
-@contextlib.contextmanager
-def folder_at(root: int, parts: Sequence[str]) -> Generator[int]:
-    """A descriptor of the folder at parts below root, to read it. Raises OSError (ELOOP or ENOTDIR at a link).
+class Tree:
+    """The folders below one, whose descriptor it takes over. Those looked at last stay open: the next lies near them.
 
-    For an owner who is not root, folders that are closed to him are open meanwhile.
+    For an owner who is not root, folders that are closed to him are open while they are looked at.
     """
-    with contextlib.ExitStack() as held:
-        fd = os.open(".", _FOLDER, dir_fd=root)
-        try:
-            for name in parts:
-                following = _enter(name, fd, held)
-                os.close(fd)
-                fd = following
-            yield fd
-        finally:
+
+    def __init__(self, root: int, *, keep: int = OPEN_FOLDERS) -> None:
+        self.root = root
+        self._keep = keep
+        self._open: dict[Parts, int] = {}
+
+    def close(self) -> None:
+        for fd in (*self._open.values(), self.root):
             os.close(fd)
+        self._open.clear()
+
+    @contextlib.contextmanager
+    def at(self, parts: Sequence[str]) -> Generator[int]:
+        """A descriptor of the folder at parts, to read it. Raises OSError (ELOOP or ENOTDIR at a link)."""
+        place = tuple(parts)
+        with contextlib.ExitStack() as closed:
+            fd = self._enter(place, closed)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    def _enter(self, place: Parts, closed: contextlib.ExitStack) -> int:
+        known = len(place)
+        while known and place[:known] not in self._open:
+            known -= 1
+        fd = os.dup(self._open[place[:known]]) if known else os.open(".", _FOLDER, dir_fd=self.root)
+        plain = True
+        try:
+            for name in place[known:]:
+                following, is_plain = _step(name, fd, closed)
+                os.close(fd)
+                fd, plain = following, plain and is_plain
+            if plain and place:
+                self._remember(place, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _remember(self, place: Parts, fd: int) -> None:
+        before = self._open.pop(place, None)
+        self._open[place] = os.dup(fd) if before is None else before
+        if len(self._open) > self._keep:
+            os.close(self._open.pop(next(iter(self._open))))
 
 
-def _enter(name: str, folder: int, held: contextlib.ExitStack) -> int:
+def _step(name: str, folder: int, closed: contextlib.ExitStack) -> tuple[int, bool]:
+    """Open a folder in a folder, and say whether it was open to us."""
     if os.geteuid() == 0:
-        return os.open(name, _FOLDER, dir_fd=folder)
+        return os.open(name, _FOLDER, dir_fd=folder), True
     look = os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=folder)
     mode = stat.S_IMODE(os.fstat(look).st_mode)
     if mode & 0o500 == 0o500:
         os.close(look)
-        return os.open(name, _FOLDER, dir_fd=folder)
-    held.callback(os.close, look)
+        return os.open(name, _FOLDER, dir_fd=folder), True
+    closed.callback(os.close, look)
     place = f"/proc/self/fd/{look}"
     os.chmod(place, mode | 0o500)
-    held.callback(os.chmod, place, mode)
-    return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    closed.callback(os.chmod, place, mode)
+    return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), False
 
 
 def opened(path: str) -> int:

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 
 from faas_gateway.backends.native.kept import folders
+from faas_gateway.backends.native.kept.folders import Tree
 from faas_gateway.backends.native.kept.terms import LITERAL, OCI_OPAQUE, OCI_WHITEOUT, OVERLAY, Skipped
 from faas_gateway.backends.native.kept.union import Merged, merged
 
@@ -45,8 +46,8 @@ class Output:
         return self._at
 
 
-def pack(roots: Sequence[int], fd: int) -> list[Skipped]:
-    """Write the union of the layers at roots (descriptors, top first). Returns what it does not hold."""
+def pack(roots: Sequence[Tree], fd: int) -> list[Skipped]:
+    """Write the union of the layers at roots, top first. Returns what it does not hold."""
     skipped: list[Skipped] = []
     output = Output(fd)
     links: dict[tuple[int, int], str] = {}
@@ -63,7 +64,7 @@ class _Unpackable(Exception):
     """This entry is left out; nothing of it was written."""
 
 
-def _add(tar: tarfile.TarFile, output: Output, root: int, entry: Merged, links: dict[tuple[int, int], str]) -> None:
+def _add(tar: tarfile.TarFile, output: Output, root: Tree, entry: Merged, links: dict[tuple[int, int], str]) -> None:
     *folder, name = entry.parts
     path = "/".join(entry.parts)
     if entry.kind == "deleted":
@@ -74,13 +75,13 @@ def _add(tar: tarfile.TarFile, output: Output, root: int, entry: Merged, links: 
     member = _member(path, name, entry.st)
     if entry.kind == "directory":
         member.type = tarfile.DIRTYPE
-        with folders.folder_at(root, entry.parts) as fd:
+        with root.at(entry.parts) as fd:
             member.pax_headers = {**member.pax_headers, **_attributes(fd)}
         tar.addfile(member)
         if entry.opaque:
             tar.addfile(tarfile.TarInfo(f"{path}/{OCI_OPAQUE}"))
         return
-    with folders.folder_at(root, folder) as parent:
+    with root.at(folder) as parent:
         key = (entry.layer, entry.st.st_ino)
         if entry.st.st_nlink > 1 and key in links:
             member.type, member.linkname = tarfile.LNKTYPE, links[key]
@@ -175,13 +176,14 @@ def data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
         except OSError as e:
-            if e.errno != errno.ENXIO:
+            if e.errno != errno.ENXIO:  # no data from here on
                 raise
             break
         if start >= size:
             break
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        at = min(end, size)
         yield start, at
     if at < size or not size:
         yield size, size

@@ -9,11 +9,12 @@ import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from faas_gateway.backends.native.identity import HOST_UID
 from faas_gateway.backends.native.kept import copying, folders, packing, unpacking
+from faas_gateway.backends.native.kept.folders import Tree
 from faas_gateway.backends.native.kept.terms import CopyLimits, ImportLimits, Skipped
 from faas_gateway.backends.native.kept.union import Merged, merged
 from faas_gateway.backends.native.launcher import removal
@@ -21,6 +22,8 @@ from faas_gateway.backends.native.launcher import removal
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,120}")
 _PART = ".part"
 _SIZE = "size"
+_FEW = 16
+"""Of more layers at a time, fewer folders are kept open each."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,7 +58,7 @@ class KeptLayers:
             waiting: list[folders.Parts] = [()]
             while waiting:
                 parts = waiting.pop()
-                with folders.folder_at(root, parts) as fd:
+                with root.at(parts) as fd:
                     for entry, st in folders.entries(fd):
                         if (st.st_dev, st.st_ino) not in seen:
                             size += st.st_blocks * 512
@@ -95,12 +98,12 @@ class KeptLayers:
         """Absolute path to (type, size in bytes, mtime in seconds) of all that layers change.
 
         type: file, directory, symlink, other, or `deleted` for what they hide of an image. Size is 0 for all but
-        files.
+        files, mtime for what is deleted.
         """
         found: dict[str, tuple[str, int, float]] = {}
         for entry in self.merged(layers):
             size = entry.st.st_size if entry.kind == "file" else 0
-            found[entry.path] = (entry.kind, size, entry.st.st_mtime)
+            found[entry.path] = (entry.kind, size, 0.0 if entry.kind == "deleted" else entry.st.st_mtime)
         return found
 
     def export(self, layers: Sequence[str], fd: int) -> list[Skipped]:
@@ -115,38 +118,38 @@ class KeptLayers:
         """
         with self._making(name) as target:
             unpacking.unpack(fd, target, self._owner, limits or ImportLimits())
-            sync(target)
+            sync(target.root)
 
     def copy(self, upper: int | str | Path, name: str, limits: CopyLimits | None = None) -> list[Skipped]:
         """Make a layer of a live upper directory (a path or a descriptor), as it is found. See `settle`.
 
         Returns what it does not hold. Raises LayerTooLarge; FileExistsError; OSError. Then nothing is left.
         """
-        source = os.dup(upper) if isinstance(upper, int) else folders.opened(str(upper))
+        source = Tree(os.dup(upper) if isinstance(upper, int) else folders.opened(str(upper)))
         try:
             with self._making(name) as target:
                 return copying.copy(source, target, self._owner, limits or CopyLimits())
         finally:
-            os.close(source)
+            source.close()
 
     def settle(self, name: str) -> None:
         """Return when a layer is on disk: overlays of sandboxes are `volatile`, and their files may not be."""
         with self._roots([name]) as (root,):
-            sync(root)
+            sync(root.root)
 
     @contextlib.contextmanager
-    def _roots(self, layers: Sequence[str]) -> Generator[list[int]]:
-        """Descriptors of layers."""
+    def _roots(self, layers: Sequence[str]) -> Generator[list[Tree]]:
+        """Layers, to look into."""
         with contextlib.ExitStack() as held:
-            yield [self._opened(name, held.callback) for name in layers]
-
-    def _opened(self, name: str, later: Callable[..., object]) -> int:
-        fd = folders.opened(str(self.path(name)))
-        later(os.close, fd)
-        return fd
+            found: list[Tree] = []
+            keep = folders.OPEN_FOLDERS if len(layers) <= _FEW else 1
+            for name in layers:
+                found.append(Tree(folders.opened(str(self.path(name))), keep=keep))
+                held.callback(found[-1].close)
+            yield found
 
     @contextlib.contextmanager
-    def _making(self, name: str) -> Generator[int]:
+    def _making(self, name: str) -> Generator[Tree]:
         """A folder to make a layer in; it becomes the layer if the block succeeds."""
         if os.path.lexists(final := self.path(name).parent):
             raise FileExistsError(f"there is a layer {name} already")
@@ -158,11 +161,11 @@ class KeptLayers:
             (part / "u").chmod(0o755)
             if self._owner is not None:
                 os.chown(part / "u", self._owner, self._owner)
-            fd = folders.opened(str(part / "u"))
+            tree = Tree(folders.opened(str(part / "u")))
             try:
-                yield fd
+                yield tree
             finally:
-                os.close(fd)
+                tree.close()
             part.rename(final)
         except BaseException:
             removal.remove(str(part))

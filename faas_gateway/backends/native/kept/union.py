@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from faas_gateway.backends.native.kept import folders
-from faas_gateway.backends.native.kept.folders import Parts
+from faas_gateway.backends.native.kept.folders import Parts, Tree
 from faas_gateway.backends.native.kept.terms import DEPTH_LIMIT, Skipped
 
 Kind = Literal["file", "directory", "symlink", "deleted", "other"]
@@ -42,8 +42,8 @@ class _Seen:
     whiteout: bool
 
 
-def merged(roots: Sequence[int], skipped: list[Skipped] | None = None) -> Iterator[Merged]:
-    """All entries below the roots (descriptors, top first): a folder before what is in it, each folder's by name."""
+def merged(roots: Sequence[Tree], skipped: list[Skipped] | None = None) -> Iterator[Merged]:
+    """All entries below the roots, top first: a folder before what is in it, each folder's by name."""
     waiting: list[tuple[Parts, list[int]]] = [((), list(range(len(roots))))]
     while waiting:
         parts, layers = waiting.pop()
@@ -65,24 +65,24 @@ def merged(roots: Sequence[int], skipped: list[Skipped] | None = None) -> Iterat
         waiting.extend(reversed(below))
 
 
-def _table(roots: Sequence[int], parts: Parts, layers: list[int]) -> dict[str, list[_Seen]]:
+def _table(roots: Sequence[Tree], parts: Parts, layers: list[int]) -> dict[str, list[_Seen]]:
     """By name, what each of the layers has in a folder that they share, top first."""
     table: dict[str, list[_Seen]] = {}
     for layer in layers:
-        with folders.folder_at(roots[layer], parts) as fd:
+        with roots[layer].at(parts) as fd:
             for name, st in folders.entries(fd):
                 table.setdefault(name, []).append(_Seen(layer, st, folders.is_whiteout(name, st, fd)))
     return table
 
 
-def _folder(roots: Sequence[int], place: Parts, stack: list[_Seen]) -> tuple[list[int], bool]:
+def _folder(roots: Sequence[Tree], place: Parts, stack: list[_Seen]) -> tuple[list[int], bool]:
     """The layers whose folder shows through at a place, and whether an image's would not."""
     shown: list[int] = []
     for seen in stack:
         if seen.whiteout or not stat.S_ISDIR(seen.st.st_mode):
             return shown, True
         shown.append(seen.layer)
-        with folders.folder_at(roots[seen.layer], place) as fd:
+        with roots[seen.layer].at(place) as fd:
             if folders.is_opaque(fd):
                 return shown, True
     return shown, False

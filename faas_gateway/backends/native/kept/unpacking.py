@@ -13,8 +13,7 @@ import stat
 import tarfile
 from typing import Any
 
-from faas_gateway.backends.native.kept import folders
-from faas_gateway.backends.native.kept.folders import Parts
+from faas_gateway.backends.native.kept.folders import Parts, Tree
 from faas_gateway.backends.native.kept.packing import CHUNK_BYTES, XATTR_PAX
 from faas_gateway.backends.native.kept.terms import (
     LITERAL,
@@ -75,8 +74,8 @@ class Source:
         return data
 
 
-def unpack(fd: int, root: int, owner: int | None, limits: ImportLimits) -> None:
-    """Unpack a stream into the folder root (a descriptor). Raises InvalidLayer, LayerTooLarge or OSError."""
+def unpack(fd: int, root: Tree, owner: int | None, limits: ImportLimits) -> None:
+    """Unpack a stream into the folder root. Raises InvalidLayer, LayerTooLarge or OSError."""
     source = Source(fd)
     unpacking = _Unpacking(root, owner, limits, source)
     try:
@@ -96,7 +95,7 @@ def unpack(fd: int, root: int, owner: int | None, limits: ImportLimits) -> None:
 
 
 class _Unpacking:
-    def __init__(self, root: int, owner: int | None, limits: ImportLimits, source: Source) -> None:
+    def __init__(self, root: Tree, owner: int | None, limits: ImportLimits, source: Source) -> None:
         self._root = root
         self._owner = owner
         self._limits = limits
@@ -121,10 +120,10 @@ class _Unpacking:
     def _parent(self, parts: Parts, held: contextlib.ExitStack) -> int:
         """The folder to put something in; what is missing of it is made."""
         try:
-            return held.enter_context(folders.folder_at(self._root, parts))
+            return held.enter_context(self._root.at(parts))
         except FileNotFoundError:
             self._make_folders(parts)
-        return held.enter_context(folders.folder_at(self._root, parts))
+        return held.enter_context(self._root.at(parts))
 
     def _put(self, parent: int, parts: Parts, member: tarfile.TarInfo) -> None:
         name = parts[-1]
@@ -150,7 +149,7 @@ class _Unpacking:
         """Modes and times of folders, the deepest first: what is put into one changes both."""
         for parts in sorted(self._folders, key=len, reverse=True):
             mode, mtime = self._folders[parts]
-            with folders.folder_at(self._root, parts) as fd:
+            with self._root.at(parts) as fd:
                 os.fchmod(fd, mode)
                 os.utime(fd, ns=(mtime, mtime))
 
@@ -172,7 +171,7 @@ class _Unpacking:
     def _make_folders(self, parts: Parts) -> None:
         """Those that the stream puts something into without having named them."""
         for depth in range(1, len(parts) + 1):
-            with folders.folder_at(self._root, parts[: depth - 1]) as parent:
+            with self._root.at(parts[: depth - 1]) as parent:
                 try:
                     os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
                 except FileExistsError:
@@ -193,7 +192,7 @@ class _Unpacking:
             self._clear(parent, name)
             os.mkdir(name, 0o700, dir_fd=parent)
             self._own(parent, name)
-        with folders.folder_at(parent, (name,)) as fd:
+        with self._root.at(parts) as fd:
             _set_attributes(fd, member)
         self._folders[parts] = (member.mode & 0o1777, _mtime_ns(member))
 
@@ -251,7 +250,7 @@ class _Unpacking:
             raise InvalidLayer("a hard link to itself")
         *folder, target = parts
         try:
-            with folders.folder_at(self._root, folder) as source:
+            with self._root.at(folder) as source:
                 kind = os.lstat(target, dir_fd=source).st_mode
                 if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
                     raise InvalidLayer("a hard link to what is no file")
