@@ -148,17 +148,11 @@ def _read_line(description: Description, line: str) -> None:
 
 def _name_socket(number: int) -> tuple[str, bool]:
     """How a reader knows the socket, and whether it listens."""
-    default = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(None)  # else the object below would make the socket a non-blocking one
-    sock = socket.socket(fileno=number)
-    try:
-        socket.setdefaulttimeout(default)
+    with pairs.borrowed(number) as sock:
         family = sock.family
         kind = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}.get(sock.type, str(int(sock.type)))
         listens = _asked(sock, socket.SO_ACCEPTCONN)
         own, peer = _address(sock.getsockname), "" if listens else _address(sock.getpeername)
-    finally:
-        sock.detach()
     if family == socket.AF_UNIX:
         name = f"unix socket {own or peer}".rstrip()
         return (f"{name} (listening)" if listens else name), listens

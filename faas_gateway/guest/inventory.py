@@ -125,7 +125,8 @@ def _threads() -> Iterator[dict[str, Any]]:
 
 
 def _processes(*, sandbox: bool) -> Iterator[dict[str, Any]]:
-    others = pools.children()
+    children = pools.children()
+    others = set(children)
     if sandbox:
         others |= {int(name) for name in os.listdir("/proc") if name.isdigit()} - {1, os.getpid()}
     if not others:
@@ -134,19 +135,22 @@ def _processes(*, sandbox: bool) -> Iterator[dict[str, Any]]:
     tree = os.readlink("/proc/self/ns/mnt")
     for pid in sorted(others):
         try:
-            with contextlib.suppress(PermissionError):
-                if os.readlink(f"/proc/{pid}/ns/mnt") != tree:
-                    continue  # of a branch that is in the same pid namespace, where none deeper could be made
             with open(f"/proc/{pid}/stat") as f:
                 comm, _, rest = f.read().partition("(")[2].rpartition(")")
             with open(f"/proc/{pid}/cmdline", "rb") as f:
                 command = f.read().replace(b"\0", b" ").decode(errors="replace").strip()
+            ended = rest.split()[0] in ("Z", "X")
+            if ended and pid not in children:
+                continue  # whoever started it asks, or pid 1 does
+            with contextlib.suppress(PermissionError):
+                if not ended and os.readlink(f"/proc/{pid}/ns/mnt") != tree:
+                    continue  # of a branch that is in the same pid namespace, where none deeper could be made
         except OSError:
             continue  # it ended meanwhile
         if comm == _AGENT:
             continue
         name = f"{pid}: {command or comm}"
-        if rest.split()[0] in ("Z", "X"):
+        if ended:
             yield _loss("process", name, "it ended, and how was not asked for: that is lost")
         elif pid in idle:
             yield _loss("process", name, "its pool is idle: it starts again with the next work", "remade")

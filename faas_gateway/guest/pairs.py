@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _known: list[tuple[weakref.ref[socket.socket], weakref.ref[socket.socket]]] = []
@@ -39,15 +40,28 @@ def opened() -> Iterator[tuple[int, int]]:
             yield a.fileno(), b.fileno()
 
 
-def waiting(fd: int) -> bytes:
-    """What can be read from a socket; it stays there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
+@contextmanager
+def borrowed(fd: int) -> Generator[socket.socket]:
+    """A socket object for a descriptor that stays open; its flags stay as they are."""
+    default = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)  # else the object would make the socket a non-blocking one
     try:
-        return sock.recv(_WAITING_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except OSError:
-        return b""
+        sock = socket.socket(fileno=fd)
+    finally:
+        socket.setdefaulttimeout(default)
+    try:
+        yield sock
     finally:
         sock.detach()
+
+
+def waiting(fd: int) -> bytes:
+    """What can be read from a socket; it stays there."""
+    try:
+        with borrowed(fd) as sock:
+            return sock.recv(_WAITING_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
 
 
 def make(to_first: bytes, to_second: bytes) -> tuple[int, int]:

@@ -27,6 +27,7 @@ carry, inventory, linux, runtimes = (
 sys.path.remove(FOLDER)
 sys.path.extend(SPEC["path"])
 ANSWER_S = 40
+OURS = {0, 1, 2}
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def ours() -> set[int]:
-    return {0, 1, 2}
+    return OURS
 
 
 def child(found: Any, state: Any, code: str, namespace: dict[str, Any], number: int) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def child(found: Any, state: Any, code: str, namespace: dict[str, Any], number: 
     pid = os.fork()
     if pid == 0:
         here.close()
+        OURS.add(there.fileno())
         try:
             carry.restore_random(state)
             if SPEC["overlay"]:

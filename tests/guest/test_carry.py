@@ -160,6 +160,49 @@ def test_the_session_keeps_its_sockets_and_a_branch_finds_them_closed(process: F
     assert about["source"] == ["BrokenPipeError", "", "OSError"], "the dormant process has let go of them"
 
 
+def test_a_pair_of_sockets_is_made_anew_with_what_waits_in_it(process: ForkingProcess) -> None:
+    setup = """
+        import socket
+        a, b = socket.socketpair(); a.settimeout(5); b.setblocking(True)
+        a.sendall(b"to b"); b.sendall(b"to a")
+    """
+    use = """
+        a.sendall(b"!"); result = [b.recv(99).decode(), a.recv(99).decode(), b.gettimeout()]
+        b.close(); result.append(a.recv(9).decode())
+    """
+    about = process.run(setup, [use, use], source=use)
+    assert [b["result"] for b in about["branches"]] == [["to b!", "to a", None, ""]] * 2
+    assert about["source"] == ["to b!", "to a", None, ""]
+    assert about["branches"][0]["receipt"]["closed_connections"] == []
+
+
+def test_a_branch_can_be_forked_again(process: ForkingProcess, folder: Path) -> None:
+    setup = f"""
+        import mmap, multiprocessing, os, sys, tempfile
+        carry = sys.modules["faas_guest.carry"]
+        f = open("{folder}/a", "w+b", buffering=0); f.write(b"0")
+        t = tempfile.TemporaryFile(buffering=0); t.write(b"0")
+        a = mmap.mmap(-1, 4096); a[0:1] = b"0"
+        lock = multiprocessing.Lock()
+        r, w = os.pipe(); os.write(w, b"0")
+        def write(mark):
+            f.write(mark); t.write(mark); os.write(w, mark); a[int(mark):int(mark) + 1] = mark
+        def read(): return [os.pread(f.fileno(), 9, 0).decode(), os.pread(t.fileno(), 9, 0).decode(), a[:5].rstrip(b"\\0").decode(), os.read(r, 9).decode()]
+    """
+    use = """
+        for generation in b"123":
+            write(bytes([generation]))
+            found = look(); assert found.can_fork, found.losses
+            pid = os.fork()
+            if pid: os.waitpid(pid, 0); os._exit(0)
+            carry.carry(found, False)
+        result = read() + [lock.acquire(False)]
+    """
+    about = process.run(setup, [use, use], source="result = read()")
+    assert about["branches"][1]["result"][1:] == ["0123"] * 3 + [True]
+    assert about["source"][1:] == ["0"] * 3
+
+
 def test_shared_memory_is_each_ones_own(process: ForkingProcess) -> None:
     setup = """
         import mmap, multiprocessing, os

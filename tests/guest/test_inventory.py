@@ -47,7 +47,7 @@ def test_sockets_are_named_by_peer_and_port(process: ForkingProcess) -> None:
         server = socket.create_server(("127.0.0.1", 0)); port = server.getsockname()[1]
         client = socket.create_connection(("127.0.0.1", port)); peer, _ = server.accept()
         unconnected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        pair = socket.socketpair()
+        pair = socket.socketpair(); alone = socket.socket(socket.AF_UNIX)
         """,
     )
     assert {loss["kind"] for loss in found.values()} == {"connection"}
@@ -55,6 +55,8 @@ def test_sockets_are_named_by_peer_and_port(process: ForkingProcess) -> None:
     assert sum(" to 127.0.0.1:" in name for name in found) == 2
     assert "udp 0.0.0.0:0" in found
     assert "unix socket" in found
+    assert found.pop("socket pair")["effect"] == "remade"
+    assert {loss["effect"] for loss in found.values()} == {"lost"}
 
 
 def test_looking_changes_no_socket_offset_or_flag(process: ForkingProcess, tmp_path: Path) -> None:
