@@ -18,6 +18,8 @@ from sqlalchemy import event
 
 from faas_gateway.errors import StorageUnavailableError
 from faas_gateway.store import schema
+from faas_gateway.store.migrations import migrate
+from faas_gateway.store.snapshots import SnapshotStore
 from faas_gateway.store.worker import Pending, Worker
 
 BUSY_TIMEOUT_MS = 2000
@@ -72,6 +74,7 @@ class ExecutionStore:
     """The database of one gateway. Made by `open_store`, which also closes it."""
 
     def __init__(self, worker: Worker, deadline_s: float, rows_kept: int) -> None:
+        self.snapshots = SnapshotStore(worker, deadline_s)
         self._worker = worker
         self._deadline_s = deadline_s
         self._rows_kept = rows_kept
@@ -80,16 +83,16 @@ class ExecutionStore:
         self._ended: list[sa.Update] = []
         self._flush_handle: asyncio.TimerHandle | None = None
 
-    def insert(self, record: ExecutionRecord) -> Pending[None]:
-        """Write a new execution; the caller waits for it before it tells anybody that there is one.
+    def insert(self, *records: ExecutionRecord) -> Pending[None]:
+        """Write new executions; the caller waits for it before it tells anybody that there are any.
 
         Raises:
             StorageUnavailableError: the database does not keep up.
         """
-        row = {k: v for k, v in vars(record).items() if k != "seq"}
-        pending = self._worker.submit(lambda c: c.execute(schema.executions.insert(), row) and None)
-        self._inserted += 1
-        if self._inserted % PRUNE_EVERY == 0:
+        rows = [{k: v for k, v in vars(record).items() if k != "seq"} for record in records]
+        pending = self._worker.submit(lambda c: c.execute(schema.executions.insert(), rows) and None)
+        before, self._inserted = self._inserted, self._inserted + len(rows)
+        if before // PRUNE_EVERY != self._inserted // PRUNE_EVERY:
             self._worker.post(self._prune)
         return pending
 
@@ -230,7 +233,7 @@ async def open_store(path: Path, *, deadline_s: float, rows_kept: int) -> AsyncG
     event.listen(engine, "begin", _begin)
     worker = Worker(engine)
     try:
-        version = await worker.submit(_migrate).wait(deadline_s)
+        version = await worker.submit(migrate).wait(deadline_s)
         if version > schema.SCHEMA_VERSION:
             raise StorageUnavailableError(
                 f"{path} has schema version {version}, this gateway knows up to {schema.SCHEMA_VERSION}: "
@@ -262,16 +265,6 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
 def _begin(connection: sa.Connection) -> None:
     # IMMEDIATE, because a transaction that starts by reading is not made to wait when it comes to write.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _migrate(connection: sa.Connection) -> int:
-    """Make the tables in a new database; return the version of the one that is there."""
-    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version == 0:
-        schema.metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version={schema.SCHEMA_VERSION}")
-        version = schema.SCHEMA_VERSION
-    return version
 
 
 def _record(row: sa.Row[Any]) -> ExecutionRecord:

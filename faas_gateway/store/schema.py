@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: Kept in PRAGMA user_version. A change of the tables below raises it, and brings its migration.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -42,4 +42,32 @@ requests = sa.Table(
     sa.Column("duration_s", sa.Float, nullable=False),
     sa.Column("exit_code", sa.Integer, nullable=False),
     sa.Column("error_code", sa.String),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("name", sa.String, unique=True),
+    sa.Column("execution_id", sa.String, nullable=False, index=True),
+    sa.Column("parent_id", sa.String),
+    sa.Column("request_id", sa.String),
+    sa.Column("environment", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("language", sa.String, nullable=False),
+    sa.Column("resources", sa.JSON, nullable=False),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("layers", sa.JSON, nullable=False),
+    # none, pending, ready or failed; only what is ready outlives the gateway that made it
+    sa.Column("portable_status", sa.String, nullable=False),
+    sa.Column("portable_bytes", sa.Integer, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("keep", sa.Boolean, nullable=False),
+    sa.Column("gone_at", sa.Float, index=True),
+    sa.Column("gone_reason", sa.String),
+    sa.Column("gone_name", sa.String, index=True),
+    sqlite_autoincrement=True,
 )
