@@ -7,15 +7,21 @@
     ├── UnknownRequestError        404 unknown_request
     ├── UnknownVariableError       404 unknown_variable
     ├── UnknownFileError           404 unknown_file
+    ├── UnknownSnapshotError       404 unknown_snapshot
     ├── NotFoundError              404 not_found
     ├── MethodNotAllowedError      405 method_not_allowed
     ├── NameTakenError             409 name_taken
     ├── RequestExistsError         409 request_exists
     ├── RequestRunningError        409 request_running
+    ├── NoCheckpointError          409 no_checkpoint
+    ├── NotPortableError           409 not_portable
     ├── ExecutionEndedError        410 execution_ended
+    ├── SnapshotGoneError          410 snapshot_gone
     ├── TooLargeError              413 too_large
     ├── NotTransferableError       422 not_transferable
     ├── FileOperationError         422 file_error
+    ├── CannotForkError            422 cannot_fork
+    ├── ScriptFailedError          422 script_failed
     ├── InternalError              500 internal
     ├── BuildFailedError           502 build_failed
     ├── SandboxUnavailableError    503 sandbox_unavailable
@@ -39,7 +45,9 @@ from faas.types import Problem
 from faas_gateway.backends.base import (
     BackendUnavailable,
     BuildFailed,
+    CannotFork,
     FileProblem,
+    LayerRefused,
     NotTransferable,
     SandboxEnded,
     StartFailed,
@@ -103,6 +111,10 @@ class UnknownFileError(GatewayError):
     code, status, title = "unknown_file", 404, "No such file"
 
 
+class UnknownSnapshotError(GatewayError):
+    code, status, title = "unknown_snapshot", 404, "No such snapshot"
+
+
 class NotFoundError(GatewayError):
     code, status, title = "not_found", 404, "No such route"
 
@@ -123,8 +135,20 @@ class RequestRunningError(GatewayError):
     code, status, title = "request_running", 409, "The request is still running"
 
 
+class NoCheckpointError(GatewayError):
+    code, status, title = "no_checkpoint", 409, "There is no checkpoint to go back to"
+
+
+class NotPortableError(GatewayError):
+    code, status, title = "not_portable", 409, "The snapshot has no portable form"
+
+
 class ExecutionEndedError(GatewayError):
     code, status, title = "execution_ended", 410, "The execution has ended"
+
+
+class SnapshotGoneError(GatewayError):
+    code, status, title = "snapshot_gone", 410, "The snapshot is gone"
 
 
 class TooLargeError(GatewayError):
@@ -137,6 +161,14 @@ class NotTransferableError(GatewayError):
 
 class FileOperationError(GatewayError):
     code, status, title = "file_error", 422, "The file operation failed"
+
+
+class CannotForkError(GatewayError):
+    code, status, title = "cannot_fork", 422, "The session cannot be forked alive"
+
+
+class ScriptFailedError(GatewayError):
+    code, status, title = "script_failed", 422, "The script of the snapshot failed"
 
 
 class InternalError(GatewayError):
@@ -193,6 +225,14 @@ def _file(exc: FileProblem) -> GatewayError:
     return FileOperationError(str(exc), hint=hints.get(exc.errno, ""))
 
 
+def _fork(exc: CannotFork) -> GatewayError:
+    return CannotForkError(
+        f"The session cannot be forked alive: {exc}",
+        hint="End what stands in the way, or allow the portable form (portable: later or now).",
+        errors=[{"field": loss.name, "type": loss.kind, "message": loss.reason} for loss in exc.losses],
+    )
+
+
 def _build(exc: BuildFailed) -> GatewayError:
     tail = exc.output[-OUTPUT_TAIL_CHARS:]
     return BuildFailedError(f"{exc}\n{tail}" if tail else str(exc), hint="The build is tried again by the next call.")
@@ -202,6 +242,8 @@ _FROM_BACKEND: dict[type[Exception], Callable[[Any], GatewayError]] = {
     SandboxEnded: _ended,
     FileProblem: _file,
     BuildFailed: _build,
+    CannotFork: _fork,
+    LayerRefused: lambda exc: InvalidRequestError(f"The files of the snapshot are refused: {exc}."),
     NotTransferable: lambda exc: NotTransferableError(str(exc)),
     UnknownVariable: lambda exc: UnknownVariableError(
         str(exc) or "The session has no such variable.",

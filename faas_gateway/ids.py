@@ -1,4 +1,4 @@
-"""Ids of executions and requests: random, and told apart from names by their beginning."""
+"""Ids of executions, requests and snapshots: random, and told apart from names by their beginning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import secrets
 
 EXECUTION_ID = re.compile(r"^exec_[a-z2-7]{20}$")
+SNAPSHOT_ID = re.compile(r"^snap_[a-z2-7]{20}$")
 
 
 def _random() -> str:
@@ -20,3 +21,12 @@ def new_execution_id() -> str:
 
 def new_request_id() -> str:
     return f"req_{_random()}"
+
+
+def new_snapshot_id() -> str:
+    return f"snap_{_random()}"
+
+
+def new_sandbox_id() -> str:
+    """For a sandbox that is not named by its execution: it takes the place of another, or belongs to none."""
+    return f"box_{_random()}"

@@ -13,6 +13,14 @@ def _starts_at_once() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+def _batch_at_once() -> int:
+    return 4 * (os.cpu_count() or 1)
+
+
+def _snapshots_memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     state_dir: Path
@@ -99,6 +107,35 @@ class Settings:
 
     header_deadline_s: float = 30.0
     """From the first byte of a request to the end of its headers, seconds."""
+
+    batch_at_once: int = field(default_factory=_batch_at_once)
+    """One-shot requests of one batch that run at the same time; the others wait."""
+
+    freeze_deadline_s: float = 60.0
+    """For one snapshot of a session at rest, or one set of branches, seconds: long past what either takes."""
+
+    capture_deadline_s: float = 900.0
+    """For writing or reading a snapshot's variables, files or export as a whole, seconds."""
+
+    portable_delay_s: float = 3.0
+    """From a live snapshot to the writing of its portable form, seconds: its first branches come before that."""
+
+    snapshots_memory_bytes: int = field(default_factory=_snapshots_memory_bytes)
+    """What live snapshots may take together: a quarter of the machine's memory leaves room for what branches write."""
+
+    live_expiry_s: float = 24 * 3600.0
+    """A live form is let go so long after it was made, unless it is kept, seconds."""
+
+    snapshots_look_s: float = 5.0
+    """Between two looks at what live snapshots take, seconds."""
+
+    import_bytes: int = 64 << 30
+    """Largest file that POST /snapshots/import takes; the disk is usually smaller."""
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """A folder for each snapshot with a portable form, for its variables."""
+        return self.state_dir / "snapshots"
 
     @property
     def database(self) -> Path:

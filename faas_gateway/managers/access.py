@@ -11,15 +11,18 @@ import anyio
 from faas.types import FileInfo, VariableInfo
 from pydantic import ValidationError
 
-from faas_gateway.backends.base import FileEntry, Language, Sandbox
+from faas_gateway.backends.base import FileEntry, Language
 from faas_gateway.errors import BACKEND_ERRORS, DeadlineError, NotTransferableError
+from faas_gateway.managers.beside import Beside
 from faas_gateway.managers.messages import MalformedError, clean, clean_text
+from faas_gateway.managers.slot import SandboxSlot
 from faas_gateway.managers.turns import Turns
 from faas_gateway.settings import Settings
 
 T = TypeVar("T")
 
 MAX_VARIABLES = 10_000
+MAX_WHAT_CHARS = 200
 CLOSE_DEADLINE_S = 5.0
 
 
@@ -27,24 +30,27 @@ class SandboxAccess:
     """What a session holds, for reading and writing from outside.
 
     Args:
-        sandbox: of the session.
+        slot: holds the session's sandbox.
         language: shell sessions have no variables.
         turns: the session's queue.
+        beside: what runs beside that.
         settings: the deadlines.
         touch: called at each use; keeps the session from expiring as idle.
     """
 
     def __init__(
         self,
-        sandbox: Sandbox,
+        slot: SandboxSlot,
         language: Language,
         turns: Turns,
+        beside: Beside,
         settings: Settings,
         touch: Callable[[], None],
     ) -> None:
-        self._sandbox = sandbox
+        self._slot = slot
         self._language = language
         self._turns = turns
+        self._beside = beside
         self._settings = settings
         self._touch = touch
 
@@ -53,7 +59,7 @@ class SandboxAccess:
     async def list_variables(self) -> list[VariableInfo]:
         """Raises DeadlineError when the code before it, or the guest, takes too long."""
         async with self._turn():
-            items = await self._interruptible(self._sandbox.list_variables)
+            items = await self._interruptible(self._slot.sandbox.list_variables)
         variables: list[VariableInfo] = []
         for item in items[:MAX_VARIABLES]:
             try:
@@ -64,7 +70,7 @@ class SandboxAccess:
 
     async def pull_variable(self, name: str) -> AsyncGenerator[bytes]:
         """The encoded value in chunks; the turn is held until the last one was taken."""
-        async with self._turn(), _closing(self._sandbox.pull_variable(name)) as chunks:
+        async with self._turn(), _closing(self._slot.sandbox.pull_variable(name)) as chunks:
             while True:
                 chunk = await self._interruptible(lambda: anext(chunks, None))
                 if chunk is None:
@@ -74,27 +80,26 @@ class SandboxAccess:
     async def push_variable(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         async with self._turn():
             with self._deadline("Taking the value") as scope:
-                await self._sandbox.push_variable(name, self._extending(chunks, scope))
+                await self._slot.sandbox.push_variable(name, self._extending(chunks, scope))
 
     # Files
 
     async def list_files(self, path: str) -> list[FileInfo]:
-        self._touch()
         entries: list[FileEntry] = []
-        with self._deadline("Listing the folder"):
-            entries = await self._sandbox.list_files(path)
+        async with self._pass(f"listing {path}"):
+            with self._deadline("Listing the folder"):
+                entries = await self._slot.sandbox.list_files(path)
         return [_file_info(entry) for entry in entries]
 
     async def stat_file(self, path: str) -> FileInfo:
-        self._touch()
-        with self._deadline("Looking at the file"):
-            return _file_info(await self._sandbox.stat_file(path))
+        async with self._pass(f"looking at {path}"):
+            with self._deadline("Looking at the file"):
+                return _file_info(await self._slot.sandbox.stat_file(path))
         raise AssertionError("unreachable: a passed deadline raises")
 
     async def read_file(self, path: str) -> AsyncGenerator[bytes]:
         """The bytes of a file, or a folder as a tar stream."""
-        self._touch()
-        async with _closing(self._sandbox.read_file(path)) as chunks:
+        async with self._pass(f"reading {path}"), _closing(self._slot.sandbox.read_file(path)) as chunks:
             while True:
                 chunk = None
                 with self._deadline("Reading the file"):
@@ -104,14 +109,28 @@ class SandboxAccess:
                 yield chunk
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, untar: bool) -> None:
-        self._touch()
-        with self._deadline("Writing the file") as scope:
-            await self._sandbox.write_file(path, self._extending(chunks, scope), untar=untar)
+        async with self._pass(f"writing {path}"):
+            with self._deadline("Writing the file") as scope:
+                await self._slot.sandbox.write_file(path, self._extending(chunks, scope), untar=untar)
 
     async def delete_file(self, path: str) -> None:
+        async with self._pass(f"deleting {path}"):
+            with self._deadline("Deleting"):
+                await self._slot.sandbox.delete_file(path)
+
+    @asynccontextmanager
+    async def _pass(self, what: str) -> AsyncGenerator[None]:
+        """Leave to do something beside the queue: waits while the session is being frozen."""
         self._touch()
-        with self._deadline("Deleting"):
-            await self._sandbox.delete_file(path)
+        place = self._beside.enter(what[:MAX_WHAT_CHARS])
+        try:
+            with anyio.move_on_after(self._settings.freeze_deadline_s + self._settings.call_deadline_s) as scope:
+                await place.wait()
+            if scope.cancelled_caught:
+                raise DeadlineError("The session is being frozen, and does not get ready.")
+            yield
+        finally:
+            place.leave()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -143,7 +162,7 @@ class SandboxAccess:
         async def interrupt_late() -> None:
             await anyio.sleep(self._settings.variables_wait_s)
             with anyio.move_on_after(self._settings.grace_s):
-                await self._sandbox.interrupt()
+                await self._slot.interrupt()
             await anyio.sleep(self._settings.grace_s)
             group.cancel_scope.cancel()
 

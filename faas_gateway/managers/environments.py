@@ -12,6 +12,7 @@ from faas_gateway.backends.base import (
     BuildFailed,
     HostInterpreter,
     Image,
+    Language,
     ProgressReport,
     Recipe,
     Report,
@@ -65,6 +66,19 @@ class EnvironmentManager:
                 interpreter.executable, interpreter.prefix, interpreter.base_prefix, tuple(interpreter.path)
             )
         return dataclasses.replace(shipped.recipe, interpreter=host)
+
+    def language(self, recipe: Recipe, asked: Language | None) -> Language:
+        """What a session of an environment speaks.
+
+        Raises:
+            InvalidRequestError: the environment does not have the language.
+        """
+        if asked == "python" and recipe.language != "python":
+            raise InvalidRequestError(
+                f"language: environment {recipe.name!r} has no Python session",
+                hint="Leave language out, or use the environment python.",
+            )
+        return asked or recipe.language
 
     async def prepare(self, recipe: Recipe, report: Report) -> Image:
         """Build what is missing and start the warm process.

@@ -5,56 +5,63 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from faas.types import ExecuteInput, ExecutionStatus, Resources, ResourceUsage, RunInput
+from faas.types import ExecuteInput, ExecutionStatus, ResourceUsage, RunInput
 
 from faas_gateway.backends.base import (
     CodeRequest,
     CommandRequest,
     Ended,
-    Image,
+    FrozenSandbox,
     Sandbox,
     SandboxEnded,
 )
 from faas_gateway.errors import (
     CapacityError,
     ExecutionEndedError,
-    RequestExistsError,
-    UnknownRequestError,
 )
 from faas_gateway.ids import new_request_id
 from faas_gateway.managers.access import SandboxAccess
+from faas_gateway.managers.beside import Beside, Place
 from faas_gateway.managers.outcomes import TERMINATED, hint_for
+from faas_gateway.managers.request_book import RequestBook
 from faas_gateway.managers.requests import Call, Request
-from faas_gateway.managers.turns import Turn, Turns
+from faas_gateway.managers.slot import SandboxSlot
+from faas_gateway.managers.stillness import Stillness
+from faas_gateway.managers.terms import Terms
+from faas_gateway.managers.turns import Turns
 from faas_gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
 CLOSE_DEADLINE_S = 10.0
 USAGE_DEADLINE_S = 1.0
-IDS_REMEMBERED = 10_000
+NAMED_CHARS = 80
+#: Stands for the request before the first: the session as it was opened.
+START = "start"
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What an execution was opened with."""
+class Checkpointer(Protocol):
+    """Keeps what sessions can be rewound to."""
 
-    id: str
-    name: str | None
-    image: Image
-    resources: Resources
-    labels: dict[str, str]
-    notes: tuple[str, ...]
-    created_at: float
-    ttl_s: float | None = None
-    idle_timeout_s: float | None = None
-    one_shot: bool = False
+    async def request_done(self, execution: LiveExecution, request_id: str) -> None:
+        """A session stands as that request left it. It holds the turn, so the next request waits. Never raises."""
+        ...
+
+    def ids(self, execution: LiveExecution) -> list[str]:
+        """The requests that it can be rewound to."""
+        ...
+
+    def notes(self, execution: LiveExecution) -> list[str]:
+        """Why some requests cannot be rewound to."""
+        ...
+
+    def ended(self, execution: LiveExecution) -> None:
+        """It takes no more requests, and is not rewound any more."""
+        ...
 
 
 def end_status(code: str) -> Literal["terminated", "failed", "lost"]:
@@ -72,6 +79,7 @@ class LiveExecution:
         sandbox: owned by it from now on; `supervise` closes it.
         settings: limits and deadlines.
         on_request_done: told of each finished request.
+        checkpointer: told of the same, while the session still stands as the request left it.
     """
 
     def __init__(
@@ -80,9 +88,19 @@ class LiveExecution:
         sandbox: Sandbox,
         settings: Settings,
         on_request_done: Callable[[Request], None],
+        checkpointer: Checkpointer | None = None,
     ) -> None:
         self.terms = terms
-        self.sandbox = sandbox
+        self.slot = SandboxSlot(sandbox)
+        self.checkpointer = checkpointer
+        self.parent_id = terms.snapshot_id
+        """The snapshot that it came from, or that was taken of it last."""
+        self.generation = terms.generation
+        """Live forks above it."""
+        self.last_request_id: str | None = None
+        """Of the code after which it stands as it does."""
+        self.started = anyio.Event()
+        """Set when it takes requests."""
         self.ended: Ended | None = None
         self.ended_at: float | None = None
         self.last_active_at = terms.created_at
@@ -92,22 +110,27 @@ class LiveExecution:
         self._settings = settings
         self._on_request_done = on_request_done
         self._turns = Turns(settings.queue_limit)
-        self._running: dict[str, Request] = {}
-        self._finished: dict[str, Request] = {}
-        self._used_ids: dict[str, None] = {}
+        self._book = RequestBook(settings)
         self._commands = 0
         self._served = 0
         self._tasks: TaskGroup | None = None
         self._opened_clock = time.monotonic()
         self._active_clock = self._opened_clock
-        self.access = SandboxAccess(sandbox, terms.image.recipe.language, self._turns, settings, self._touch)
+        self._beside = Beside()
+        self.still = Stillness(self._turns, self._beside, self.require_open, self._book.what_runs)
+        self.access = SandboxAccess(self.slot, terms.language, self._turns, self._beside, settings, self._touch)
         self._notes = [*terms.notes, *sandbox.degraded]
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The one that it has now; see `SandboxSlot`."""
+        return self.slot.sandbox
 
     @property
     def status(self) -> ExecutionStatus:
         if self.ended is not None:
             return end_status(self.ended.code)
-        return "busy" if self._running else "idle"
+        return "busy" if self._book.running else "idle"
 
     def require_open(self) -> None:
         """Raises ExecutionEndedError, with the reason, unless it is open."""
@@ -134,7 +157,7 @@ class LiveExecution:
             execution_count=cell.execution_count if cell else None,
             magic_line=cell.magic_line if cell else None,
         )
-        self._start(request, partial(self.sandbox.execute, code), turn)
+        self._start(request, lambda sink: self.slot.sandbox.execute(code, sink), turn, is_command=False)
         return request
 
     def run(self, body: RunInput) -> Request:
@@ -157,22 +180,55 @@ class LiveExecution:
             env_vars=body.env_vars,
             cwd=body.cwd,
         )
-        self._start(request, partial(self.sandbox.run, command), None)
+        place = self._beside.enter(f"command {body.command[0][:NAMED_CHARS]!r} (request {request.id})")
+        self._start(request, lambda sink: self.slot.sandbox.run(command, sink), place, is_command=True)
         return request
 
     def request(self, request_id: str) -> Request:
         """A request that runs, or whose result is still kept. Raises UnknownRequestError."""
-        request = self._running.get(request_id) or self._finished.get(request_id)
-        if request is None:
-            raise UnknownRequestError(
-                f"The execution has no request {request_id!r}, or its output is no longer kept.",
-                hint=f"The last {self._settings.logs_kept} requests of an execution are kept.",
-            )
-        return request
+        return self._book.get(request_id)
+
+    # Snapshots
+
+    async def freeze(self, frozen_id: str) -> FrozenSandbox:
+        """Freeze it, and go on: only while it stands still. See `SandboxSlot.freeze`."""
+        self._touch()
+        return await self.slot.freeze(frozen_id, self._settings.freeze_deadline_s)
+
+    async def replace_sandbox(self, sandbox: Sandbox) -> None:
+        """Go on in another sandbox: only while it stands still."""
+        self._notes = [*self.terms.notes, *sandbox.degraded]
+        await self.slot.replace(sandbox, CLOSE_DEADLINE_S)
+
+    def checkpoint_start(self) -> None:
+        """Make the state before any request one to be rewound to; called before anybody can send one."""
+        turn = self._turns.enter()
+
+        async def checkpoint() -> None:
+            try:
+                await turn.wait()
+                await self._checkpoint(START)
+            finally:
+                turn.leave()
+
+        self._spawn(checkpoint)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The requests that it can be rewound to."""
+        return self.checkpointer.ids(self) if self.checkpointer is not None else []
+
+    @property
+    def checkpoint_notes(self) -> list[str]:
+        return self.checkpointer.notes(self) if self.checkpointer is not None else []
+
+    async def _checkpoint(self, request_id: str) -> None:
+        if self.checkpointer is not None and self.terms.checkpoints_kept and self.ended is None:
+            await self.checkpointer.request_done(self, request_id)
 
     async def refresh_usage(self) -> None:
         """Ask the sandbox what it uses; the last known stands where it does not answer."""
-        if self.ended is not None:
+        if self.ended is not None or self.slot.is_changing:
             return
         try:
             with anyio.move_on_after(USAGE_DEADLINE_S):
@@ -209,8 +265,9 @@ class LiveExecution:
                 self._tasks = tasks
                 if self.terms.ttl_s is not None or self.terms.idle_timeout_s is not None:
                     tasks.start_soon(self._expire)
+                self.started.set()
                 task_status.started()
-                self._end(await self.sandbox.wait(), on_ended)
+                self._end(await self.slot.wait(), on_ended)
                 await self._drain()
                 tasks.cancel_scope.cancel()
         except Exception:
@@ -222,22 +279,20 @@ class LiveExecution:
                     await self._close_sandbox()
                 if scope.cancelled_caught:
                     log.error("the sandbox of execution %s did not close in time", self.terms.id)
-            self._trim(self._settings.ended_logs_bytes)
+            self._book.trim(self._settings.ended_logs_bytes)
             self.closed.set()
 
     async def end(self, ended: Ended) -> None:
         """End it, and return when its sandbox has given everything back. Idempotent."""
         if self.ended is None:
             with anyio.move_on_after(CLOSE_DEADLINE_S):
-                await self.sandbox.kill(ended)
+                await self.slot.kill(ended)
         with anyio.move_on_after(2 * CLOSE_DEADLINE_S):
             await self.closed.wait()
 
     def forget_outputs(self) -> None:
         """Give the kept outputs back; readers that are at it may finish."""
-        for request in self._finished.values():
-            request.discard()
-        self._finished.clear()
+        self._book.forget()
 
     async def _close_sandbox(self) -> None:
         try:
@@ -249,12 +304,14 @@ class LiveExecution:
         if self.ended is None:
             self.ended = ended
             self.ended_at = time.time()
+            if self.checkpointer is not None:
+                self.checkpointer.ended(self)
             on_ended(self)
 
     async def _drain(self) -> None:
         """Let the requests see for themselves that the sandbox is gone."""
         with anyio.move_on_after(self._settings.grace_s):
-            for request in list(self._running.values()):
+            for request in list(self._book.running.values()):
                 await request.done.wait()
 
     async def _expire(self) -> None:
@@ -264,12 +321,12 @@ class LiveExecution:
             ttl_left = float("inf") if ttl is None else self._opened_clock + ttl - now
             idle_left = float("inf")
             if idle is not None:
-                idle_left = idle if self._running else self._active_clock + idle - now
+                idle_left = idle if self._book.running else self._active_clock + idle - now
             if ttl_left <= 0:
-                await self.sandbox.kill(Ended("expired", f"it was opened for {ttl:g} s (ttl_s)"))
+                await self.slot.kill(Ended("expired", f"it was opened for {ttl:g} s (ttl_s)"))
                 return
             if idle_left <= 0:
-                await self.sandbox.kill(Ended("idle", f"nothing ran in it for {idle:g} s (idle_timeout_s)"))
+                await self.slot.kill(Ended("idle", f"nothing ran in it for {idle:g} s (idle_timeout_s)"))
                 return
             await anyio.sleep(min(ttl_left, idle_left))
 
@@ -283,16 +340,13 @@ class LiveExecution:
         self.require_open()
         if request_id is None:
             request_id = new_request_id()
-        elif request_id in self._used_ids:
-            raise RequestExistsError(
-                f"The execution has had a request {request_id!r} already.",
-                hint="Choose another request_id, or read the result of that one.",
-            )
+        else:
+            self._book.check_new(request_id)
         return Request(
             request_id,
             self.terms.id,
             kind=kind,
-            sandbox=self.sandbox,
+            slot=self.slot,
             settings=self._settings,
             output_mb=self.terms.resources.output_mb or self._settings.output_mb,
             timeout_s=timeout_s if timeout_s is not None else self.terms.resources.timeout_s,
@@ -301,18 +355,20 @@ class LiveExecution:
             ended=lambda: self.ended,
         )
 
-    def _start(self, request: Request, call: Call, turn: Turn | None) -> None:
-        if len(self._used_ids) >= IDS_REMEMBERED:
-            del self._used_ids[next(iter(self._used_ids))]
-        self._used_ids[request.id] = None
-        self._running[request.id] = request
+    def _start(self, request: Request, call: Call, place: Place, *, is_command: bool) -> None:
+        self._book.add(request)
         self._touch()
 
         async def run() -> None:
             try:
-                await request.run(call, turn)
+                try:
+                    await request.run(call, place)
+                finally:
+                    self._request_done(request, is_command=is_command)
+                if not is_command:
+                    await self._checkpoint(request.id)
             finally:
-                self._request_done(request, is_command=turn is None)
+                place.leave()
 
         self._spawn(run)
 
@@ -320,18 +376,10 @@ class LiveExecution:
         self._touch()
         self._commands -= is_command
         self._served += 1
-        del self._running[request.id]
-        self._finished[request.id] = request
-        self._trim(self._settings.logs_kept_bytes)
+        if not is_command and request.started_at is not None:
+            self.last_request_id = request.id
+        self._book.finish(request)
         self._on_request_done(request)
-
-    def _trim(self, size_limit: int) -> None:
-        """Drop the oldest outputs beyond the limits; the newest stays in any case."""
-        size = sum(r.size for r in self._finished.values())
-        while len(self._finished) > 1 and (len(self._finished) > self._settings.logs_kept or size > size_limit):
-            oldest = self._finished.pop(next(iter(self._finished)))
-            size -= oldest.size
-            oldest.discard()
 
     def _spawn(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._tasks is not None

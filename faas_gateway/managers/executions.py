@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from faas.types import (
-    ExecuteInput,
     ExecutionCreate,
     ExecutionInfo,
     ExecutionPage,
     ExecutionStatus,
-    OneShotCreate,
     Resources,
 )
 
-from faas_gateway.backends.base import Ended, Recipe, Report, SandboxBackend
+from faas_gateway.backends.base import Ended, Report, Sandbox, SandboxBackend
 from faas_gateway.errors import (
     CapacityError,
     ExecutionEndedError,
-    InvalidRequestError,
-    NameTakenError,
     UnknownExecutionError,
     suggest,
 )
-from faas_gateway.ids import EXECUTION_ID, new_execution_id
 from faas_gateway.managers import records
 from faas_gateway.managers.environments import EnvironmentManager
-from faas_gateway.managers.execution import LiveExecution, Terms
-from faas_gateway.managers.limits import merge_resources, to_limits
+from faas_gateway.managers.execution import Checkpointer, LiveExecution
+from faas_gateway.managers.limits import merge_resources
+from faas_gateway.managers.listing import list_page
 from faas_gateway.managers.outcomes import HINTS
 from faas_gateway.managers.requests import Request
+from faas_gateway.managers.reservations import Reservations
 from faas_gateway.managers.starter import Starter
+from faas_gateway.managers.terms import Terms
 from faas_gateway.settings import Settings
 from faas_gateway.store import ExecutionFilter, ExecutionRecord, ExecutionStore, RequestRecord
 
 log = logging.getLogger(__name__)
-
-LIVE_STATUSES = frozenset({"starting", "idle", "busy"})
 
 
 class ExecutionManager:
@@ -68,35 +65,39 @@ class ExecutionManager:
         self._store = store
         self._settings = settings
         self._tasks = tasks
-        self._starter = Starter(backend, environments, settings)
+        self.starter = Starter(backend, environments, settings)
+        self.reservations = Reservations(settings.max_live)
+        self.checkpointer: Checkpointer | None = None
+        """Set before the first execution is opened."""
         self._backend_name = backend.name
         self._live: dict[str, LiveExecution] = {}
         self._recent: dict[str, LiveExecution] = {}
-        self._starting: dict[str, anyio.CancelScope] = {}
-        self._names: dict[str, str] = {}
-        self._unclosed = 0
-        self._stopping = False
+        self._uses: list[Callable[[], bool]] = []
 
     @property
     def is_idle(self) -> bool:
-        """No execution is open, being opened or being closed."""
-        return not self._starting and self._unclosed == 0
+        """No execution is open, being opened or being closed, and nothing else needs the gateway."""
+        return not self.reservations.starting and self.reservations.unclosed == 0 and not any(u() for u in self._uses)
 
-    async def create(self, body: ExecutionCreate, report: Report) -> LiveExecution:
+    def stay_open_while(self, needed: Callable[[], bool]) -> None:
+        """Not to count as idle while a function says that the gateway is needed."""
+        self._uses.append(needed)
+
+    async def create(self, body: ExecutionCreate, report: Report, *, one_shot: bool = False) -> LiveExecution:
         """Open an execution.
 
         Args:
             body: as the client sent it.
             report: told of what takes its time.
+            one_shot: nobody is told of it, or of its end.
 
         Raises:
             UnknownEnvironmentError, InvalidRequestError, NameTakenError, CapacityError, StorageUnavailableError,
             ExecutionEndedError (somebody ended it meanwhile), and what a backend raises.
         """
-        if body.name is not None and EXECUTION_ID.match(body.name):
-            raise InvalidRequestError(f"name: {body.name!r} looks like an id", hint="Choose another name.")
         shipped = self._environments.get_shipped(body.environment)
         recipe = self._environments.recipe(shipped, body.interpreter)
+        language = self._environments.language(recipe, body.language)
         resources = self._resources(body.resources, shipped.resources)
         with self._reserved(body.name) as (execution_id, scope):
             execution = None
@@ -110,41 +111,74 @@ class ExecutionManager:
                     labels=body.labels,
                     notes=shipped.notes,
                     created_at=time.time(),
+                    language=language,
+                    network=body.network,
+                    env_vars=body.env_vars,
                     ttl_s=body.ttl_s,
                     idle_timeout_s=body.idle_timeout_s,
+                    one_shot=one_shot,
+                    checkpoints_kept=body.checkpoints_kept if body.checkpoint == "every-request" else 0,
                 )
-                execution = await self._start(terms, recipe, body.env_vars, report)
+                execution = await self._start(terms, report)
             if execution is None:
                 raise ExecutionEndedError("The execution was ended while it was being opened.")
+            if execution.terms.checkpoints_kept:
+                execution.checkpoint_start()
             return execution
 
-    @asynccontextmanager
-    async def one_shot(self, body: OneShotCreate, report: Report) -> AsyncGenerator[Request]:
-        """Open an execution, start its code, and end it when the block is left, however that is.
+    async def adopt(self, branches: Sequence[tuple[Terms, Sandbox]]) -> list[LiveExecution]:
+        """Take sandboxes that were made elsewhere as executions; their ids and names come from `reservations`.
+
+        Their rows are written together. Not to be cancelled: whoever gives up afterwards ends them. The backend has
+        to be probed before.
 
         Raises:
-            as `create`.
+            StorageUnavailableError, CapacityError: the rows cannot be written, or the gateway stops; all are ended.
         """
-        create = ExecutionCreate(
-            environment=body.environment,
-            resources=body.resources,
-            env_vars=body.env_vars,
-            labels=body.labels,
-            interpreter=body.interpreter,
-        )
-        timeout = body.timeout
-        if "timeout" not in body.model_fields_set and body.resources and body.resources.timeout_s:
-            timeout = body.resources.timeout_s
-        execution = await self.create(create, report)
-        try:
-            yield execution.execute(ExecuteInput(code=body.code, timeout=timeout, request_id=body.request_id))
-        finally:
-            # The answer does not wait for the clean-up, and a cancelled caller cannot.
-            self._tasks.start_soon(self._end_one_shot, execution)
+        adopted: list[LiveExecution] = []
+        new: list[ExecutionRecord] = []
+        for terms, sandbox in branches:
+            record = records.new_record(terms, backend=self._backend_name, isolation=self.starter.isolation)
+            execution = self._live_execution(terms, sandbox)
+            self._tasks.start_soon(self._supervise, execution, record)
+            adopted.append(execution)
+            new.append(record)
+        with anyio.CancelScope(shield=True):
+            for execution in adopted:
+                if not execution.started.is_set():
+                    await execution.started.wait()
+            try:
+                if self.reservations.stopping:
+                    raise CapacityError("The gateway is stopping.", hint="Try again: a new one is started on demand.")
+                if new:
+                    await self._store.written(self._store.insert(*new))
+            except BaseException:
+                async with anyio.create_task_group() as group:
+                    for execution in adopted:
+                        group.start_soon(execution.end, Ended("closed", "its creation was given up"))
+                raise
+        return adopted
+
+    def end_soon(self, execution: LiveExecution) -> None:
+        """End one whose code has run, and forget its output: the answer does not wait for that."""
+
+        async def end() -> None:
+            await execution.end(Ended("closed", "its code has run"))
+            self._recent.pop(execution.terms.id, None)
+            execution.forget_outputs()
+
+        self._tasks.start_soon(end)
 
     def abandon(self, execution: LiveExecution) -> None:
         """End an execution that nobody was told of: its client left while it was opened."""
         self._tasks.start_soon(execution.end, Ended("closed", "its client left while it was opened"))
+
+    def find_open(self, execution_id: str) -> LiveExecution | None:
+        return self._live.get(execution_id)
+
+    def count_branches(self) -> Counter[str]:
+        """Open executions by the snapshot that they were restored from."""
+        return Counter(e.terms.snapshot_id for e in self._live.values() if e.terms.snapshot_id is not None)
 
     async def open_execution(self, id_or_name: str) -> LiveExecution:
         """An execution that takes requests.
@@ -160,7 +194,7 @@ class ExecutionManager:
             execution.require_open()
             return execution
         record = await self._record(id_or_name)
-        if record.id in self._starting:
+        if record.id in self.reservations.starting:
             raise CapacityError("The execution is still being opened.", hint="Wait for the answer to its creation.")
         code = record.end_code or "closed"
         raise ExecutionEndedError(
@@ -197,26 +231,10 @@ class ExecutionManager:
         limit: int,
     ) -> ExecutionPage:
         """A page of executions, newest first. Raises InvalidRequestError for a bad cursor."""
-        before = records.decode_cursor(cursor) if cursor else None
-        statuses: tuple[str, ...] = ()
-        if status is not None:
-            # A row of an execution that just ended may still say live.
-            statuses = ("live",) if status in LIVE_STATUSES else ("live", status)
-        wanted = ExecutionFilter(statuses=statuses, environment=environment, labels=labels)
-        items: list[ExecutionInfo] = []
-        while True:
-            rows = await self._store.list(wanted, before_seq=before, limit=limit + 1)
-            for row in rows:
-                info = self._describe_record(row)
-                if status is not None and info.status != status:
-                    continue
-                if len(items) == limit:
-                    return ExecutionPage(items=items, next_cursor=records.encode_cursor(before or 0))
-                items.append(info)
-                before = row.seq
-            if len(rows) <= limit:
-                return ExecutionPage(items=items)
-            before = rows[-1].seq
+        wanted = ExecutionFilter(environment=environment, labels=labels)
+        return await list_page(
+            self._store, self._describe_record, status=status, wanted=wanted, cursor=cursor, limit=limit
+        )
 
     async def end(self, id_or_name: str) -> ExecutionInfo:
         """End an execution and return how it stands then. Idempotent. Raises UnknownExecutionError."""
@@ -225,15 +243,15 @@ class ExecutionManager:
             await execution.end(Ended("closed", "it was closed by its owner"))
             await self._store.settle()  # who is told that it has ended is told the same by the next gateway
             return self.describe(execution)
-        scope = self._starting.get(self._names.get(id_or_name, id_or_name))
+        scope = self.reservations.starting.get(self.reservations.names.get(id_or_name, id_or_name))
         if scope is not None:
             scope.cancel()
         return await self.get(id_or_name)
 
     async def shutdown(self) -> None:
         """Take nothing new and end all that is open; returns when every sandbox gave back what it held."""
-        self._stopping = True
-        for scope in list(self._starting.values()):
+        self.reservations.stopping = True
+        for scope in list(self.reservations.starting.values()):
             scope.cancel()
         ended = Ended("closed", "the gateway was stopped")
         async with anyio.create_task_group() as group:
@@ -243,7 +261,7 @@ class ExecutionManager:
             execution.forget_outputs()
 
     def describe(self, execution: LiveExecution) -> ExecutionInfo:
-        return records.info_from_live(execution, backend=self._backend_name, isolation=self._starter.isolation)
+        return records.info_from_live(execution, backend=self._backend_name, isolation=self.starter.isolation)
 
     def _resources(self, asked: Resources | None, environment: Resources) -> Resources:
         default = Resources(output_mb=self._settings.output_mb)
@@ -252,35 +270,24 @@ class ExecutionManager:
     @contextmanager
     def _reserved(self, name: str | None) -> Generator[tuple[str, anyio.CancelScope]]:
         """A new id, with the name taken; both are given back when the execution does not come about."""
-        if self._stopping:
-            raise CapacityError("The gateway is stopping.", hint="Try again: a new one is started on demand.")
-        if len(self._starting) + self._unclosed >= self._settings.max_live:
-            raise CapacityError(
-                f"{self._unclosed} executions are open.",
-                hint="End some that are no longer needed, and try again.",
-            )
-        if name is not None and name in self._names:
-            raise NameTakenError(
-                f"There is an open execution named {name!r}.",
-                hint=f"Use it, end it (DELETE /api/v1/executions/{name}), or choose another name.",
-            )
-        execution_id, scope = new_execution_id(), anyio.CancelScope()
-        if name is not None:
-            self._names[name] = execution_id
-        self._starting[execution_id] = scope
+        execution_id, scope = self.reservations.take(name)
         try:
             yield execution_id, scope
         finally:
-            del self._starting[execution_id]
-            if execution_id not in self._live:
-                self._free_name(name, execution_id)
+            self.reservations.settle(execution_id, name, opened=execution_id in self._live)
 
-    async def _start(self, terms: Terms, recipe: Recipe, env_vars: Mapping[str, str], report: Report) -> LiveExecution:
-        isolation = await self._starter.probe()
+    def _live_execution(self, terms: Terms, sandbox: Sandbox) -> LiveExecution:
+        execution = LiveExecution(terms, sandbox, self._settings, self._request_done, self.checkpointer)
+        self._live[terms.id] = execution
+        self.reservations.unclosed += 1
+        return execution
+
+    async def _start(self, terms: Terms, report: Report) -> LiveExecution:
+        isolation = await self.starter.probe()
         record = records.new_record(terms, backend=self._backend_name, isolation=isolation)
         written = self._store.insert(record)  # on its way while the sandbox is made
         try:
-            sandbox = await self._starter.start(terms, to_limits(terms.resources), env_vars, report)
+            sandbox = await self.starter.start(terms, report)
         except BaseException as exc:
             self._store.end(
                 replace(
@@ -292,9 +299,7 @@ class ExecutionManager:
                 )
             )
             raise
-        execution = LiveExecution(terms, sandbox, self._settings, self._request_done)
-        self._live[terms.id] = execution
-        self._unclosed += 1
+        execution = self._live_execution(terms, sandbox)
         with anyio.CancelScope(shield=True):  # from here on the supervisor owns the sandbox
             await self._tasks.start(self._supervise, execution, record)
         try:
@@ -315,13 +320,13 @@ class ExecutionManager:
         try:
             await execution.supervise(lambda e: self._ended(e, record), task_status=task_status)
         finally:
-            self._unclosed -= 1
+            self.reservations.unclosed -= 1
 
     def _ended(self, execution: LiveExecution, record: ExecutionRecord) -> None:
         terms, ended = execution.terms, execution.ended
         assert ended is not None
         self._live.pop(terms.id, None)
-        self._free_name(terms.name, terms.id)
+        self.reservations.free_name(terms.name, terms.id)
         self._recent[terms.id] = execution
         while len(self._recent) > self._settings.ended_kept:
             self._recent.pop(next(iter(self._recent))).forget_outputs()
@@ -338,11 +343,6 @@ class ExecutionManager:
             together=terms.one_shot,  # there may be many, and nobody was told that one has ended
         )
 
-    async def _end_one_shot(self, execution: LiveExecution) -> None:
-        await execution.end(Ended("closed", "its code has run"))
-        self._recent.pop(execution.terms.id, None)
-        execution.forget_outputs()
-
     def _request_done(self, request: Request) -> None:
         result = request.result
         assert result is not None
@@ -358,12 +358,8 @@ class ExecutionManager:
             )
         )
 
-    def _free_name(self, name: str | None, execution_id: str) -> None:
-        if name is not None and self._names.get(name) == execution_id:
-            del self._names[name]
-
     def _find_live(self, id_or_name: str) -> LiveExecution | None:
-        return self._live.get(id_or_name) or self._live.get(self._names.get(id_or_name, ""))
+        return self._live.get(id_or_name) or self._live.get(self.reservations.names.get(id_or_name, ""))
 
     def _find_recent(self, id_or_name: str) -> LiveExecution | None:
         if id_or_name in self._recent:
@@ -378,7 +374,7 @@ class ExecutionManager:
         if record is None:
             raise UnknownExecutionError(
                 f"There is no execution {id_or_name!r}.",
-                hint=suggest(id_or_name, self._names) or "GET /api/v1/executions lists them.",
+                hint=suggest(id_or_name, self.reservations.names) or "GET /api/v1/executions lists them.",
             )
         return record
 
@@ -391,5 +387,5 @@ class ExecutionManager:
                 status: ExecutionStatus = record.status
             case _:
                 # Its end is on its way to the database, unless it has not begun yet.
-                status = "starting" if record.id in self._starting else "terminated"
+                status = "starting" if record.id in self.reservations.starting else "terminated"
         return records.info_from_record(record, status)

@@ -14,6 +14,8 @@ from faas.types import Health
 from faas_gateway.backends.base import SandboxBackend
 from faas_gateway.managers.environments import EnvironmentManager
 from faas_gateway.managers.executions import ExecutionManager
+from faas_gateway.managers.one_shots import OneShots
+from faas_gateway.managers.snapshots import SnapshotManager
 from faas_gateway.settings import Settings
 from faas_gateway.store import open_store
 
@@ -27,6 +29,8 @@ class Gateway:
     settings: Settings
     environments: EnvironmentManager
     executions: ExecutionManager
+    one_shots: OneShots
+    snapshots: SnapshotManager
     backend_name: str
 
     def health(self) -> Health:
@@ -35,7 +39,7 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(settings: Settings, backend: SandboxBackend) -> AsyncGenerator[Gateway]:
-    """Open the database and the backend; on leaving, end every execution and close both.
+    """Open the database and the backend; on leaving, end every execution and dormant snapshot, and close both.
 
     Raises:
         StorageUnavailableError: the database cannot be opened.
@@ -50,9 +54,13 @@ async def open_gateway(settings: Settings, backend: SandboxBackend) -> AsyncGene
         async with anyio.create_task_group() as tasks:
             environments = EnvironmentManager(backend)
             executions = ExecutionManager(backend, environments, store, settings, tasks)
+            snapshots = SnapshotManager(backend, environments, executions, store.snapshots, settings, tasks)
             try:
-                yield Gateway(settings, environments, executions, backend.name)
+                await snapshots.start()
+                one_shots = OneShots(executions, settings)
+                yield Gateway(settings, environments, executions, one_shots, snapshots, backend.name)
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(settings.stop_deadline_s):
                     await executions.shutdown()
+                    await snapshots.shutdown()
                 tasks.cancel_scope.cancel()

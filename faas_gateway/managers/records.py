@@ -11,7 +11,8 @@ from typing import Any
 from faas.types import ExecutionInfo, ExecutionStatus, Resources, ResourceUsage
 
 from faas_gateway.errors import InvalidRequestError
-from faas_gateway.managers.execution import LiveExecution, Terms
+from faas_gateway.managers.execution import LiveExecution
+from faas_gateway.managers.terms import Terms
 from faas_gateway.store import ExecutionRecord
 
 
@@ -26,13 +27,19 @@ def info_from_live(execution: LiveExecution, *, backend: str, isolation: str) ->
         environment=terms.image.recipe.name,
         environment_version=terms.image.version,
         base_image=terms.image.recipe.base_image,
-        language=terms.image.recipe.language,
+        language=terms.language,
+        snapshot_id=terms.snapshot_id,
+        branch_index=terms.branch_index,
+        restored_from=terms.restored_from,
+        receipt=terms.receipt,
+        network=terms.network,
+        checkpoints=execution.checkpoints,
         backend=backend,
         isolation=isolation,
         resources=terms.resources,
         enforcement=dict(sandbox.enforcement),
         degraded=list(sandbox.degraded),
-        notes=list(terms.notes),
+        notes=[*terms.notes, *execution.checkpoint_notes],
         labels=terms.labels,
         usage=usage,
         created_at=_time(terms.created_at),
@@ -54,6 +61,10 @@ def info_from_record(record: ExecutionRecord, status: ExecutionStatus) -> Execut
         environment_version=record.version,
         base_image=detail.get("base_image", ""),
         language=detail.get("language", ""),
+        snapshot_id=detail.get("snapshot_id"),
+        branch_index=detail.get("branch_index"),
+        restored_from=detail.get("restored_from"),
+        network=detail.get("network", "none"),
         backend=detail.get("backend", ""),
         isolation=detail.get("isolation", ""),
         resources=Resources.model_validate(record.resources),
@@ -73,13 +84,20 @@ def info_from_record(record: ExecutionRecord, status: ExecutionStatus) -> Execut
 def new_record(terms: Terms, *, backend: str, isolation: str) -> ExecutionRecord:
     """The row of an execution that is about to start."""
     recipe = terms.image.recipe
-    detail = {
+    detail: dict[str, Any] = {
         "base_image": recipe.base_image,
-        "language": recipe.language,
+        "language": terms.language,
+        "network": terms.network,
         "backend": backend,
         "isolation": isolation,
         "notes": list(terms.notes),
     }
+    if terms.snapshot_id is not None:
+        detail |= {
+            "snapshot_id": terms.snapshot_id,
+            "branch_index": terms.branch_index,
+            "restored_from": terms.restored_from,
+        }
     return ExecutionRecord(
         id=terms.id,
         name=terms.name,

@@ -11,15 +11,16 @@ import anyio
 from faas.types import ExecutionResult
 from pydantic_core import to_json
 
-from faas_gateway.backends.base import Ended, Reply, Sandbox, SandboxEnded, Sink
+from faas_gateway.backends.base import Ended, Reply, SandboxEnded, Sink
 from faas_gateway.managers import outcomes
+from faas_gateway.managers.beside import Place
 from faas_gateway.managers.eventlog import EventLog
 from faas_gateway.managers.messages import encode_json
 from faas_gateway.managers.outcomes import Cause, Outcome
 from faas_gateway.managers.output import Output
 from faas_gateway.managers.results import ResultBuilder
+from faas_gateway.managers.slot import SandboxSlot
 from faas_gateway.managers.spool import SpooledBytes
-from faas_gateway.managers.turns import Turn
 from faas_gateway.settings import MIB, Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Request:
         request_id: unique in its execution.
         execution_id: of the execution.
         kind: `code` is stopped by an interrupt, a `command` by ending it.
-        sandbox: where it runs.
+        slot: holds the sandbox where it runs.
         settings: grace, and what is kept of the output.
         output_mb: its output limit, MiB.
         timeout_s: its wall time from the moment it runs, seconds; None for no limit.
@@ -50,7 +51,7 @@ class Request:
         execution_id: str,
         *,
         kind: Literal["code", "command"],
-        sandbox: Sandbox,
+        slot: SandboxSlot,
         settings: Settings,
         output_mb: int,
         timeout_s: float | None,
@@ -66,8 +67,8 @@ class Request:
         """Seconds since the epoch, once it runs."""
         self.result: ExecutionResult | None = None
         """Set with `done`; without the output, which `read_result` has."""
-        self._kind = kind
-        self._sandbox = sandbox
+        self.kind = kind
+        self._slot = slot
         self._settings = settings
         self._timeout_s = timeout_s
         self._notes = list(notes)
@@ -90,18 +91,17 @@ class Request:
         )
         self.log.append("accepted", encode_json({"request_id": self.id, "execution_id": self.execution_id}))
 
-    async def run(self, call: Call, turn: Turn | None) -> None:
-        """Wait for the turn, run, and leave the result; returns when that is done. Never raises.
+    async def run(self, call: Call, place: Place) -> None:
+        """Wait for the place, run, and leave the result; returns when that is done. Never raises.
 
         Args:
             call: the sandbox's method, bound to what it shall do.
-            turn: the place in the queue; None for what does not queue.
+            place: its turn, or its leave to run beside the queue. The caller leaves it.
         """
         outcome: Outcome | None = None
         try:
             with self._scope:
-                if turn is not None:
-                    await turn.wait()
+                await place.wait()
                 outcome = self._cancelled() if self._interrupted else await self._run(call)
             if self._scope.cancelled_caught:
                 outcome = self._cancelled()
@@ -114,15 +114,13 @@ class Request:
                 ended = self._ended() or Ended("lost", "the gateway stopped while it ran")
                 outcome = outcomes.from_ended(ended, cause=self._cause, why=self._why)
             self._finish(outcome)
-            if turn is not None:
-                turn.leave()
 
     async def interrupt(self) -> None:
         """Ask it to stop: SIGINT for code that runs, the end for a command, no start for what waits. Idempotent."""
         if self.done.is_set():
             return
         self._interrupted = True
-        if self.started_at is None or self._kind == "command":
+        if self.started_at is None or self.kind == "command":
             self._scope.cancel()
         else:
             await self._send_interrupt()
@@ -189,7 +187,7 @@ class Request:
         """Interrupt it; if that does not help within the grace, kill its sandbox."""
         if not self._running:
             return
-        if self._kind == "command":
+        if self.kind == "command":
             self._scope.cancel()
             return
         for _ in range(2):  # one that comes just before the code begins is ignored
@@ -199,11 +197,11 @@ class Request:
                 return
         if not self.done.is_set():
             reason = f"{self._why}, and it did not react to the interrupt"
-            await self._sandbox.kill(Ended("killed", reason, "Open a new execution."))
+            await self._slot.kill(Ended("killed", reason, "Open a new execution."))
 
     async def _send_interrupt(self) -> None:
         with anyio.move_on_after(self._settings.grace_s):
-            await self._sandbox.interrupt()
+            await self._slot.interrupt()
 
     def _finish(self, outcome: Outcome) -> None:
         self._output.finish()

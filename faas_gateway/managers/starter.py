@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import anyio
 
 from faas_gateway.backends.base import (
     BackendUnavailable,
-    Limits,
+    Layers,
     ProgressReport,
     Report,
     Sandbox,
@@ -18,7 +16,8 @@ from faas_gateway.backends.base import (
 )
 from faas_gateway.errors import CapacityError
 from faas_gateway.managers.environments import EnvironmentManager
-from faas_gateway.managers.execution import Terms
+from faas_gateway.managers.limits import to_limits
+from faas_gateway.managers.terms import Terms
 from faas_gateway.settings import Settings
 
 
@@ -44,8 +43,13 @@ class Starter:
             self.isolation = capabilities.isolation or capabilities.name
         return self.isolation
 
-    async def start(self, terms: Terms, limits: Limits, env_vars: Mapping[str, str], report: Report) -> Sandbox:
+    async def start(self, terms: Terms, report: Report, layers: Layers | None = None) -> Sandbox:
         """A new sandbox; its caller owns it.
+
+        Args:
+            terms: its id, what it is made of and what it may use.
+            report: told of the start.
+            layers: files of a snapshot, to be on top of the image's.
 
         Raises:
             CapacityError: too many callers wait.
@@ -55,12 +59,21 @@ class Starter:
             raise CapacityError(
                 f"{self._waiting} callers wait for a sandbox to be made.", hint="Try again in a moment."
             )
-        spec = SandboxSpec(id=terms.id, image=terms.image, limits=limits, env_vars=env_vars)
+        spec = SandboxSpec(
+            id=terms.id,
+            image=terms.image,
+            limits=to_limits(terms.resources),
+            env_vars=terms.env_vars,
+            network=terms.network,
+            language=terms.language,
+        )
         self._waiting += 1
         try:
             async with self._limiter:
                 report(ProgressReport("start", "starting the sandbox"))
                 with anyio.move_on_after(self._settings.start_deadline_s):
+                    if layers is not None:
+                        return await self._backend.restore(spec, layers)
                     return await self._backend.create(spec)
                 raise StartFailed(f"the sandbox was not there within {self._settings.start_deadline_s:g} s")
         except StartFailed:
