@@ -10,7 +10,7 @@ from faas_gateway.api import handlers
 from faas_gateway.api.deps import check_query
 from faas_gateway.api.middleware import RequestMiddleware
 from faas_gateway.api.openapi import document_problems
-from faas_gateway.api.routes import code, environments, executions, files, system, variables
+from faas_gateway.api.routes import code, environments, executions, files, snapshots, system, variables
 from faas_gateway.managers.gateway import Gateway
 
 API = "/api/v1"
@@ -34,7 +34,7 @@ def create_app(gateway: Gateway, activity: Activity) -> FastAPI:
     )
     app.state.gateway = gateway
     api = APIRouter(prefix=API)
-    for module in (environments, code, executions, files, variables):
+    for module in (environments, code, executions, files, variables, snapshots):
         api.include_router(module.router)
     app.include_router(system.router)
     app.include_router(api)
@@ -45,6 +45,8 @@ def create_app(gateway: Gateway, activity: Activity) -> FastAPI:
     def body_limit(method: str, path: str) -> int | None:
         if method == "PUT" and "/files/" in path:
             return None  # streamed; the sandbox's disk limit holds
+        if method == "POST" and path == f"{API}/snapshots/import":
+            return None  # streamed; its reader has bounds of its own
         if method == "PUT" and "/variables/" in path:
             return settings.value_body_bytes
         return settings.json_body_bytes

@@ -29,3 +29,4 @@ async def check_query(request: Request) -> None:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 ExecutionPath = Annotated[str, Path(alias="execution", max_length=64, description="an execution's id or name")]
 RequestPath = Annotated[str, Path(alias="request_id", max_length=64)]
+SnapshotPath = Annotated[str, Path(alias="snapshot", max_length=64, description="a snapshot's id or name")]

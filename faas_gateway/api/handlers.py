@@ -6,6 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, cast
 
+from faas.types import ScriptSnapshotCreate, SnapshotCreate
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -29,7 +30,10 @@ from faas_gateway.errors import (
 MAX_ERRORS = 20
 GIVEN_CHARS = 100
 #: Their values are code, input or secrets: they are not repeated in an answer.
-_UNQUOTED = frozenset({"code", "stdin", "env_vars", "command"})
+_UNQUOTED = frozenset({"code", "stdin", "env_vars", "command", "script", "variables"})
+
+#: Where a body is one of several models, pydantic puts the name of the one that was meant into the place of an error.
+_ALTERNATIVES: dict[Any, type[BaseModel]] = {kind.__name__: kind for kind in (SnapshotCreate, ScriptSnapshotCreate)}
 
 
 def install(app: FastAPI) -> None:
@@ -92,8 +96,9 @@ def _describe(error: dict[str, Any], body: type[BaseModel] | None) -> dict[str, 
     """Which field, what is wrong with it, what was given."""
     kind, path = (
         str(error["type"]),
-        [part for part in error["loc"] if part not in ("body", "query", "header")],
+        [part for part in error["loc"] if part not in ("body", "query", "header", *_ALTERNATIVES)],
     )
+    body = next((_ALTERNATIVES[part] for part in error["loc"] if part in _ALTERNATIVES), body)
     field = ".".join(str(part) for part in path if part != "[key]") or "body"
     described: dict[str, Any] = {"field": field, "type": kind}
     if kind == "json_invalid":

@@ -31,8 +31,8 @@ def problem_response(error: GatewayError) -> Response:
 
 _DESCRIPTIONS = {
     404: "There is no such thing: `code` says of what kind.",
-    409: "The name or the request id is taken, or the request still runs.",
-    410: "The execution has ended; `detail` says why, `hint` how to go on.",
+    409: "The name or the request id is taken, or what is asked for is not there yet: `code` says which.",
+    410: "The execution has ended, or the snapshot is gone; `detail` says why, `hint` how to go on.",
     413: "The body is too large.",
     422: "The request is not valid, or the sandbox refused it; `errors` lists the fields.",
     502: "The environment could not be built; `detail` has the end of the output.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from faas.types import ExecuteInput, ExecutionResult, OneShotCreate, RunInput
+from faas.types import BatchPage, ExecuteInput, ExecutionResult, OneShotBatch, OneShotCreate, RunInput
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from faas_gateway.api.responses import EVENTS, JSON, problems, stream_docs
 from faas_gateway.api.streams import (
     EventStream,
     EventStreamResponse,
+    chunked_response,
     log_response,
     unless_disconnected,
     write_log,
@@ -137,7 +138,7 @@ async def execute_once(
             feed = ProgressFeed(stream.write, gateway.settings.ping_s)
             stream.start_soon(feed.run)
             try:
-                async with gateway.executions.one_shot(body, feed.report) as started:
+                async with gateway.one_shots.run(body, feed.report) as started:
                     await feed.stop()
                     await write_log(stream.write, started.log, 0, gateway.settings.ping_s)
             finally:
@@ -146,11 +147,30 @@ async def execute_once(
         return EventStreamResponse(produce)
 
     async def run_once() -> Response:
-        async with gateway.executions.one_shot(body, lambda _report: None) as started:
+        async with gateway.one_shots.run(body, lambda _report: None) as started:
             await started.done.wait()
             return _result(started)
 
     return await unless_disconnected(request.receive, run_once)
+
+
+@router.post(
+    "/executions/batch",
+    response_model=BatchPage,
+    responses=problems(413, 422, 503),
+    operation_id="execute_batch",
+)
+async def execute_batch(gateway: GatewayDep, body: OneShotBatch, request: HTTPRequest) -> Response:
+    """Run code many times, each in a sandbox of its own, in parallel. One that fails does not fail the others.
+
+    The answer comes when all are done, in the order of the requests. All end with the client's connection.
+    """
+
+    async def run_all() -> Response:
+        outcomes = gateway.one_shots.run_batch(body)
+        return await chunked_response(outcomes, JSON, gateway.settings.call_deadline_s)
+
+    return await unless_disconnected(request.receive, run_all)
 
 
 async def _answer(gateway: Gateway, request: Request, stream: bool) -> Response:

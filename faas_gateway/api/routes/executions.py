@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from faas.types import ExecutionCreate, ExecutionInfo, ExecutionPage, ExecutionStatus
+from faas.types import ExecutionCreate, ExecutionInfo, ExecutionPage, ExecutionStatus, RewindInput
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -86,6 +86,18 @@ async def get_execution(gateway: GatewayDep, execution: ExecutionPath) -> Respon
 async def end_execution(gateway: GatewayDep, execution: ExecutionPath) -> Response:
     """End an execution and all that runs in it. Idempotent."""
     return json_response(await gateway.executions.end(execution))
+
+
+@router.post(
+    "/{execution}/rewind",
+    response_model=ExecutionInfo,
+    responses=problems(404, 409, 410, 413, 422, 503, 504),
+    operation_id="rewind_execution",
+)
+async def rewind_execution(gateway: GatewayDep, execution: ExecutionPath, body: RewindInput) -> Response:
+    """Take a session, its files included, back to where it stood after an earlier request."""
+    rewound = await gateway.snapshots.rewind(execution, body)
+    return json_response(gateway.executions.describe(rewound))
 
 
 def _labels(given: list[str]) -> Mapping[str, str]:
