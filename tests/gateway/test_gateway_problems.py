@@ -49,7 +49,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
         ({"resources": {"memroy_mb": 64}}, "resources.memroy_mb", "unknown field"),
         ({"enviroment": "python"}, "enviroment", "unknown field"),
         ({"name": "no spaces"}, "name", "given 'no spaces'"),
-        ({"network": "full"}, "network", "'none'"),
+        ({"network": "all"}, "network", "'none'"),
         ({"env_vars": {"A": 3}}, "env_vars.A", "string"),
     ],
 )

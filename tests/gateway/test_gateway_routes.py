@@ -47,7 +47,7 @@ async def test_openapi_describes_every_route_with_its_problems(live: Live) -> No
     document = (await live.http.get("/openapi.json")).json()
     operations = [op for path in document["paths"].values() for op in path.values()]
     ids = [op["operationId"] for op in operations]
-    assert len(ids) == len(set(ids)) == 19
+    assert len(ids) == len(set(ids)) == 33
     assert all(op["tags"] and op["description"] for op in operations)
     assert all("application/problem+json" in op["responses"]["500"]["content"] for op in operations)
     schemas = document["components"]["schemas"]
