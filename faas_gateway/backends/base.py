@@ -257,6 +257,10 @@ class UnknownVariable(Exception):
     """No variable of that name in the session."""
 
 
+class LayerRefused(Exception):
+    """A stream is not one of frozen files, would reach out of its folder, or is too large."""
+
+
 class FileProblem(Exception):
     """A file operation inside a sandbox failed: `errno` and the path as the caller gave it."""
 
@@ -494,7 +498,7 @@ class SandboxBackend(ABC):
 
     @abstractmethod
     async def import_layer(self, layer: str, fd: int) -> Layers:
-        """Make a kept layer of such a stream. The stream is hostile."""
+        """Make a kept layer of such a stream. The stream is hostile: raises LayerRefused, and OSError."""
 
     @abstractmethod
     async def list_layer_files(self, layers: Layers) -> dict[str, tuple[str, int, float]]:
