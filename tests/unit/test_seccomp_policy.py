@@ -48,8 +48,9 @@ def numbers(groups: tuple[policy.Group, ...], machine: str) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("libseccomp")
-def test_the_committed_program_is_what_the_policy_compiles_to(machine: str) -> None:
-    compiled, committed = generate.compile_policy(machine), seccomp.program(machine)
+@pytest.mark.parametrize("kind", policy.KINDS)
+def test_the_committed_program_is_what_the_policy_compiles_to(machine: str, kind: str) -> None:
+    compiled, committed = generate.compile_policy(machine, kind), seccomp.program(machine, kind)
     if generate.library_version() == COMPILED_WITH:
         assert compiled == committed, "run: python -m faas_gateway.backends.native.seccomp.generate"
     # another libseccomp may order the same decisions differently
@@ -105,8 +106,43 @@ def test_no_call_is_named_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_programs_fit_into_the_kernels_limit(machine: str) -> None:
-    assert 0 < len(seccomp.program(machine)) // 8 <= generate.MAX_INSTRUCTIONS
+@pytest.mark.parametrize("kind", policy.KINDS)
+def test_the_programs_fit_into_the_kernels_limit(machine: str, kind: str) -> None:
+    assert 0 < len(seccomp.program(machine, kind)) // 8 <= generate.MAX_INSTRUCTIONS
+
+
+@pytest.mark.usefixtures("libseccomp")
+def test_a_guest_may_enter_namespaces_and_not_raise_its_process_limit(machine: str) -> None:
+    program, architecture = seccomp.program(machine, "guest"), generate.ARCHITECTURES[machine]
+
+    def guest(call: str, *arguments: int) -> str | int:
+        number = generate.syscall_number(call, machine)
+        assert number is not None
+        return answer(program, architecture, number, *arguments)
+
+    assert guest("setns", 3, 0x20000000) == ALLOW
+    assert guest("unshare", 0x10000000) == errno.EPERM
+    processes, files = 6, 7
+    assert guest("setrlimit", processes, 1) == errno.EPERM
+    assert guest("setrlimit", files, 1) == ALLOW
+    assert guest("prlimit64", 0, processes, 0, 1 << 40) == ALLOW
+    for pointer in (1, 1 << 32, 1 << 47, 0x7FFF_0000_1000):
+        assert guest("prlimit64", 0, processes, pointer) == errno.EPERM
+        assert guest("prlimit64", 0, HIGH | processes, pointer) == errno.EPERM
+        assert guest("prlimit64", 0, files, pointer) == ALLOW
+    assert guest("kill", 2**32 - 1, 9) == guest("kill", HIGH | 2**32 - 1, 9) == errno.EPERM
+    assert guest("kill", 300, 9) == guest("kill", 2**32 - 300, 9) == guest("kill", 0, 9) == ALLOW
+
+
+@pytest.mark.usefixtures("libseccomp")
+def test_a_guest_gets_every_other_answer_that_a_command_gets(machine: str) -> None:
+    own = {generate.syscall_number(r.syscall, machine) for r in policy.guest_rules()}
+    own |= {generate.syscall_number(name, machine) for name in policy.GUEST_ALLOWED}
+    guest, architecture = seccomp.program(machine, "guest"), generate.ARCHITECTURES[machine]
+    for number in set(range(600)) - own:
+        for value in (0, 1, 2, 10, 16, 17, 35, 0x5412, 0x10000011, 0xFFFFFFFF):
+            call = (number, value, value, value)
+            assert answer(guest, architecture, *call) == asked(machine, *call), call
 
 
 AF_PACKET, AF_ALG, AF_VSOCK, NETLINK_AUDIT = 17, 38, 40, 9

@@ -16,8 +16,17 @@ from faas._names import SHIPPED_ENVIRONMENTS
 
 __all__ = [
     "SHIPPED_ENVIRONMENTS",
+    "BatchOutcome",
+    "BatchPage",
+    "BranchInput",
+    "BranchOutcome",
+    "BranchPage",
+    "BranchRequest",
     "CellOrigin",
+    "CheckInput",
     "CodeError",
+    "Diff",
+    "DiffEntry",
     "Environment",
     "EnvironmentPage",
     "ExecuteInput",
@@ -27,15 +36,28 @@ __all__ = [
     "ExecutionResult",
     "FileInfo",
     "FileList",
+    "ForkReceipt",
     "Health",
     "Interpreter",
+    "Language",
+    "Loss",
+    "Network",
+    "OneShotBatch",
     "OneShotCreate",
     "OutputEvent",
     "Problem",
     "Progress",
     "ResourceUsage",
     "Resources",
+    "RestoreInput",
+    "RewindInput",
     "RunInput",
+    "ScriptSnapshotCreate",
+    "Snapshot",
+    "SnapshotCheck",
+    "SnapshotCreate",
+    "SnapshotPage",
+    "SnapshotUpdate",
     "VariableInfo",
     "VariableList",
 ]
@@ -56,6 +78,11 @@ Labels = Annotated[
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
 ExecutionStatus = Literal["starting", "idle", "busy", "terminated", "failed", "lost"]
+Network = Literal["none", "full"]
+"""full: outbound only, without the host's own, private, link-local and metadata addresses."""
+Language = Literal["python", "shell"]
+SnapshotForm = Literal["live", "portable"]
+MAX_BRANCHES = 1000
 ResultStatus = Literal["success", "error", "timeout", "cancelled"]
 
 
@@ -106,8 +133,13 @@ class ExecutionCreate(_Request):
 
     environment: Name = "python"
     name: Name | None = None
+    language: Language | None = Field(default=None, description="of the code; the environment's, when not given")
     resources: Resources | None = None
-    network: Literal["none"] = "none"
+    network: Network = "none"
+    checkpoint: Literal["none", "every-request"] = Field(
+        default="none", description="every-request: a live snapshot after each request, to rewind to"
+    )
+    checkpoints_kept: int = Field(default=20, ge=1, le=200, description="the oldest goes first")
     ttl_s: float | None = Field(default=None, gt=0, description="ends this long after it was opened, seconds")
     idle_timeout_s: float | None = Field(
         default=None, gt=0, description="ends after this long without a request, seconds"
@@ -131,9 +163,10 @@ class OneShotCreate(_Request):
 
     code: str = Field(max_length=MAX_CODE_CHARS)
     environment: Name = "alpine-fast"
+    language: Language | None = Field(default=None, description="of the code; the environment's, when not given")
     timeout: float = Field(default=30, gt=0, le=30 * 86400, description="wall time, seconds")
     resources: Resources | None = None
-    network: Literal["none"] = "none"
+    network: Network = "none"
     env_vars: EnvVars = Field(default_factory=dict)
     labels: Labels = Field(default_factory=dict)
     interpreter: Interpreter | None = None
@@ -151,6 +184,90 @@ class RunInput(_Request):
     cwd: str | None = Field(default=None, max_length=4096)
     timeout: float = Field(default=30, gt=0, le=30 * 86400, description="wall time, seconds")
     request_id: RequestId | None = None
+
+
+class OneShotBatch(_Request):
+    """Body of POST /executions/batch."""
+
+    requests: list[OneShotCreate] = Field(min_length=1, max_length=MAX_BRANCHES)
+
+
+class SnapshotCreate(_Request):
+    """Body of POST /snapshots and, without execution_id, of POST /executions/{id}/snapshot."""
+
+    execution_id: str | None = Field(default=None, max_length=128, description="id or name of a session")
+    name: Name | None = None
+    portable: Literal["later", "now", "never"] = Field(
+        default="later", description="when the form that survives the gateway is written; now: before the answer"
+    )
+    timeout: float = Field(default=60, gt=0, le=3600, description="wait for running code at most this long, seconds")
+    labels: Labels = Field(default_factory=dict)
+
+
+class ScriptSnapshotCreate(_Request):
+    """Body of POST /snapshots with a script: open an execution, run it, snapshot it, end it."""
+
+    script: str = Field(max_length=MAX_CODE_CHARS)
+    environment: Name = "python"
+    language: Language = Field(default="shell", description="of the script, and of what the branches then run")
+    name: Name | None = None
+    timeout: float = Field(default=600, gt=0, le=30 * 86400, description="wall time of the script, seconds")
+    resources: Resources | None = None
+    network: Network = "full"
+    env_vars: EnvVars = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
+    portable: Literal["later", "now", "never"] = "later"
+
+
+class CheckInput(_Request):
+    """Body of POST /snapshots/check."""
+
+    execution_id: str = Field(max_length=128, description="id or name of a session")
+
+
+class SnapshotUpdate(_Request):
+    """Body of PATCH /snapshots/{id}: what is given is changed."""
+
+    name: Name | None = None
+    keep: bool | None = Field(default=None, description="neither expires nor makes room for others")
+
+
+class RestoreInput(_Request):
+    """Body of POST /snapshots/{id}/restore."""
+
+    branch_count: int = Field(default=1, ge=1, le=MAX_BRANCHES)
+    form: SnapshotForm | None = Field(default=None, description="the best there is, when not given")
+    reseed: bool = Field(default=False, description="give numpy's and random's generators states of their own")
+    env_vars: EnvVars = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
+    ttl_s: float | None = Field(default=None, gt=0)
+    idle_timeout_s: float | None = Field(default=None, gt=0)
+
+
+class BranchRequest(_Request):
+    """One branch of `BranchInput`."""
+
+    name: Name | None = None
+    variables: dict[str, Any] = Field(default_factory=dict, max_length=256, description="plain JSON values")
+    env_vars: EnvVars = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
+
+
+class BranchInput(_Request):
+    """Body of POST /snapshots/{id}/branch."""
+
+    branches: list[BranchRequest] = Field(min_length=1, max_length=MAX_BRANCHES)
+    form: SnapshotForm | None = None
+    reseed: bool = False
+    ttl_s: float | None = Field(default=None, gt=0)
+    idle_timeout_s: float | None = Field(default=None, gt=0)
+
+
+class RewindInput(_Request):
+    """Body of POST /executions/{id}/rewind."""
+
+    request_id: str = Field(max_length=128, description="of the request after which the session was as wanted")
+    timeout: float = Field(default=60, gt=0, le=3600, description="wait for running code at most this long, seconds")
 
 
 class CodeError(_Response):
@@ -193,6 +310,32 @@ class ResourceUsage(_Response):
     requests: int = 0
 
 
+class Loss(_Response):
+    """Something of a session that a snapshot does not simply carry along."""
+
+    kind: str = Field(description="variable, thread, process, connection, file, mapping, library, memory, limit")
+    name: str
+    reason: str
+    effect: str = Field(default="lost", description="lost, remade, or portable_only: stands in the way of a live fork")
+
+
+class ForkReceipt(_Response):
+    """What a fork re-made or lost: of its source for a snapshot, of itself for a branch."""
+
+    stopped_s: float | None = Field(default=None, description="how long the source stood still, seconds")
+    reseeded: list[str] = Field(default_factory=list)
+    closed_connections: list[str] = Field(default_factory=list)
+    lost_threads: list[str] = Field(default_factory=list)
+    lost_processes: list[str] = Field(default_factory=list)
+    reopened_files: list[str] = Field(default_factory=list)
+    copied_files: list[str] = Field(default_factory=list, description="open files without a name")
+    remapped: list[str] = Field(default_factory=list, description="shared memory, of which each branch has a copy")
+    lost: list[Loss] = Field(default_factory=list[Loss])
+    paused_runtimes: list[str] = Field(default_factory=list, description="OpenMP runtimes whose threads were ended")
+    isolation: str = Field(default="", description="what parts it from its relatives")
+    notes: list[str] = Field(default_factory=list)
+
+
 class ExecutionInfo(_Response):
     """One sandbox's life, from creation to termination."""
 
@@ -203,8 +346,12 @@ class ExecutionInfo(_Response):
     environment_version: str = ""
     base_image: str = ""
     language: str = "python"
-    snapshot_id: str | None = None
-    branch_index: int | None = None
+    snapshot_id: str | None = Field(default=None, description="what it was restored from")
+    branch_index: int | None = Field(default=None, description="its number among the branches made together")
+    restored_from: SnapshotForm | None = None
+    receipt: ForkReceipt | None = Field(default=None, description="what the fork re-made or lost")
+    network: Network = "none"
+    checkpoints: list[str] = Field(default_factory=list, description="ids of requests that it can be rewound to")
     backend: str = ""
     isolation: str = ""
     resources: Resources = Field(default_factory=lambda: Resources())
@@ -225,6 +372,98 @@ class ExecutionInfo(_Response):
 class ExecutionPage(_Response):
     items: list[ExecutionInfo]
     next_cursor: str | None = None
+
+
+class Snapshot(_Response):
+    """An execution's state at a moment. The parents form the branch tree."""
+
+    id: str
+    name: str | None = None
+    execution_id: str = Field(default="", description="of what it is a snapshot")
+    parent_id: str | None = Field(default=None, description="the snapshot that its execution came from, or took last")
+    request_id: str | None = Field(default=None, description="the request after which it was taken")
+    environment: str
+    environment_version: str = ""
+    language: str = "python"
+    forms: list[SnapshotForm] = Field(default_factory=list[SnapshotForm])
+    portable_status: Literal["none", "pending", "ready", "failed"] = "none"
+    portable_error: str | None = None
+    memory_bytes: int = Field(default=0, description="of the live form, shared pages counted in parts (PSS)")
+    disk_bytes: int = Field(default=0, description="files")
+    portable_bytes: int = Field(default=0, description="variables in their portable form")
+    excluded: list[Loss] = Field(default_factory=list[Loss], description="what the portable form could not include")
+    receipt: ForkReceipt = Field(default_factory=ForkReceipt)
+    resources: Resources = Field(default_factory=Resources)
+    network: Network = "none"
+    depth: int = Field(default=0, description="live generations above it")
+    branches: int = Field(default=0, description="open executions that were restored from it")
+    checkpoint: bool = Field(default=False, description="one of the ring that `checkpoint` keeps")
+    keep: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    created_at: dt.datetime
+    expires_at: dt.datetime | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class SnapshotPage(_Response):
+    items: list[Snapshot]
+    next_cursor: str | None = None
+
+
+class SnapshotCheck(_Response):
+    """What of an execution would not survive a snapshot taken now."""
+
+    execution_id: str
+    live: bool = Field(description="whether it can be forked alive as it is")
+    losses: list[Loss] = Field(default_factory=list[Loss])
+
+
+class BranchOutcome(_Response):
+    """What became of one branch: an execution, or the reason why there is none."""
+
+    index: int
+    execution: ExecutionInfo | None = None
+    problem: Problem | None = None
+
+
+class BranchPage(_Response):
+    """Answer to restore and branch."""
+
+    snapshot_id: str
+    form: SnapshotForm
+    items: list[BranchOutcome]
+    notes: list[str] = Field(default_factory=list)
+
+
+class BatchOutcome(_Response):
+    """What became of one request of a batch: a result, or the reason why there is none."""
+
+    index: int
+    result: ExecutionResult | None = None
+    problem: Problem | None = None
+
+
+class BatchPage(_Response):
+    """Answer to POST /executions/batch, in the order of the requests."""
+
+    items: list[BatchOutcome]
+
+
+class DiffEntry(_Response):
+    """One variable or file that differs."""
+
+    name: str
+    change: Literal["added", "removed", "changed"]
+    before: str = Field(default="", description="type, shape and preview, or type and size")
+    after: str = ""
+
+
+class Diff(_Response):
+    """What differs between two snapshots, as a way from the first to the second."""
+
+    variables: list[DiffEntry] = Field(default_factory=list[DiffEntry])
+    files: list[DiffEntry] = Field(default_factory=list[DiffEntry])
+    notes: list[str] = Field(default_factory=list)
 
 
 class Environment(_Response):
@@ -320,3 +559,9 @@ class Problem(_Response):
     code: str
     hint: str = ""
     errors: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+
+
+BatchOutcome.model_rebuild()
+BatchPage.model_rebuild()
+BranchOutcome.model_rebuild()
+BranchPage.model_rebuild()
