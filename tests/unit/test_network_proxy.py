@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,6 +59,8 @@ async def running(
     """A server, a proxy that is allowed to reach it, and both listeners; at the end no descriptor may be left."""
     gc.collect()
     before = tcp_sockets()
+    unexpected: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unexpected.append(context))
     serving: set[asyncio.Task[None] | None] = set()
 
     async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,6 +85,7 @@ async def running(
             if task is not None:
                 task.cancel()
     assert outlet.usage.open == 0
+    assert not unexpected
     with anyio.fail_after(5):
         while tcp_sockets() - before:
             await anyio.sleep(0.02)
@@ -362,6 +366,30 @@ async def test_closing_an_outlet_ends_its_connections_at_once() -> None:
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
             await asyncio.open_connection("127.0.0.1", s.http_port)
         await s.outlet.aclose()
+
+
+async def test_noise_ends_in_a_refusal_or_in_silence() -> None:
+    seed = random.Random(99)
+    async with running(hello, Limits(timing=QUICK)) as s:
+        good = (
+            f"POST http://server.example:{s.server_port}/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n".encode()
+        )
+        socks = b"\x05\x01\x00\x05\x01\x00\x03\x0eserver.example" + s.server_port.to_bytes(2, "big")
+
+        async def noisy(data: bytes) -> None:
+            for port in (s.http_port, s.socks_port):
+                with contextlib.suppress(ConnectionError):
+                    await say(port, data, end=seed.random() < 0.8)
+
+        for _ in range(15):
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    data = bytearray(seed.choice((good, socks, connect_to(s.server_port))))
+                    for _ in range(seed.randint(1, 5)):
+                        data[seed.randrange(len(data))] = seed.randrange(256)
+                    group.start_soon(noisy, bytes(data) + seed.randbytes(seed.choice((0, 10, 5000))))
+        await settled(lambda: s.outlet.usage.open == 0)
+        assert s.outlet.usage.failed > 50
 
 
 async def test_connections_that_come_and_go_leave_nothing() -> None:
