@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
-from fake_sandbox import FakeSandbox, Faults, Node, State
+from fake_files import Node
+from fake_sandbox import FakeSandbox, Faults, State
 
 from faas_gateway.backends.base import (
     BranchSpec,

@@ -25,12 +25,8 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
-import io
 import json
 import os
-import posixpath
-import tarfile
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 from faas import values
+from fake_files import CHUNK, FakeFiles, Node
 
 from faas_gateway.backends.base import (
     CannotFork,
@@ -45,8 +42,6 @@ from faas_gateway.backends.base import (
     CodeRequest,
     CommandRequest,
     Ended,
-    FileEntry,
-    FileProblem,
     FrozenSandbox,
     Layers,
     Loss,
@@ -63,8 +58,6 @@ from faas_gateway.backends.base import (
 
 if TYPE_CHECKING:
     from fake_frozen import Home
-
-CHUNK = 64 << 10
 
 
 @dataclass
@@ -91,12 +84,6 @@ class Faults:
 
 
 @dataclass
-class Node:
-    data: bytes | None = None  # None for a folder
-    mtime: float = field(default_factory=time.time)
-
-
-@dataclass
 class State:
     """All that a session has: what a fork copies."""
 
@@ -115,7 +102,7 @@ class State:
         )
 
 
-class FakeSandbox(Sandbox):
+class FakeSandbox(FakeFiles, Sandbox):
     def __init__(self, spec: SandboxSpec, home: Home, state: State) -> None:
         self.id = spec.id
         self.spec = spec
@@ -282,81 +269,6 @@ class FakeSandbox(Sandbox):
     async def push_variable(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         self._check()
         self.state.variables[name] = b"".join([chunk async for chunk in chunks])
-
-    # Files
-
-    def _path(self, path: str) -> str:
-        return posixpath.normpath(posixpath.join("/workspace", path))
-
-    def _node(self, path: str) -> Node:
-        self._check()
-        node = self.state.files.get(self._path(path))
-        if node is None:
-            raise FileProblem(errno.ENOENT, f"{path}: {os.strerror(errno.ENOENT)}")
-        return node
-
-    def _entry(self, full: str) -> FileEntry:
-        node = self.state.files[full]
-        kind = "directory" if node.data is None else "file"
-        size = len(node.data or b"")
-        return FileEntry(full, posixpath.basename(full), kind, size, 0o644, node.mtime)
-
-    async def list_files(self, path: str) -> list[FileEntry]:
-        self._node(path)
-        folder = self._path(path)
-        return [self._entry(p) for p in sorted(self.state.files) if posixpath.dirname(p) == folder and p != folder]
-
-    async def stat_file(self, path: str) -> FileEntry:
-        self._node(path)
-        return self._entry(self._path(path))
-
-    async def read_file(self, path: str) -> AsyncIterator[bytes]:
-        node = self._node(path)
-        data = self._tar(self._path(path)) if node.data is None else node.data
-        for start in range(0, len(data), CHUNK):
-            await anyio.lowlevel.checkpoint()
-            self._check()
-            yield data[start : start + CHUNK]
-
-    def _tar(self, folder: str) -> bytes:
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as archive:
-            for path, node in sorted(self.state.files.items()):
-                if path.startswith(folder + "/") and node.data is not None:
-                    info = tarfile.TarInfo(posixpath.relpath(path, folder))
-                    info.size = len(node.data)
-                    archive.addfile(info, io.BytesIO(node.data))
-        return out.getvalue()
-
-    async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, untar: bool = False) -> None:
-        self._check()
-        full = self._path(path)
-        if full.startswith("/proc"):
-            raise FileProblem(errno.EACCES, f"{path}: {os.strerror(errno.EACCES)}")
-        if not untar and full in self.state.files and self.state.files[full].data is None:
-            raise FileProblem(errno.EISDIR, f"{path}: {os.strerror(errno.EISDIR)}")
-        data = b"".join([chunk async for chunk in chunks])
-        if not untar:
-            self._write(full, data)
-            return
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            for member in archive:
-                source = archive.extractfile(member)
-                if source is not None:
-                    self._write(posixpath.join(full, member.name), source.read())
-
-    def _write(self, full: str, data: bytes) -> None:
-        folder = posixpath.dirname(full)
-        while folder not in self.state.files and folder != "/":
-            self.state.files[folder] = Node()
-            folder = posixpath.dirname(folder)
-        self.state.files[full] = Node(data)
-
-    async def delete_file(self, path: str) -> None:
-        self._node(path)
-        full = self._path(path)
-        for other in [p for p in self.state.files if p == full or p.startswith(full + "/")]:
-            del self.state.files[other]
 
     # Snapshots
 

@@ -96,7 +96,10 @@ class PortableWriter:
                     await self._news.wait()
                     self._news = anyio.Event()
                 continue
-            await self._write_queued(due[0])
+            try:
+                await self._write_queued(due[0])
+            except Exception:  # the others are still to be written
+                log.exception("writing the portable form of %s failed", due[0].id)
 
     async def finish(self, within_s: float) -> None:
         """Begin nothing new; return when what is being written is done, or the time has passed."""
@@ -108,7 +111,9 @@ class PortableWriter:
 
     async def _write_queued(self, held: HeldSnapshot) -> None:
         self._queue.pop(held, None)
-        await held.at_rest()
+        if held.is_in_use:
+            self.later(held)
+            return
         async with self._one:
             if self._stopping or held.is_portable or held not in self._registry:
                 return
@@ -170,7 +175,10 @@ async def _hidden_branch(frozen: FrozenSandbox, held: HeldSnapshot) -> AsyncGene
 async def close_sandbox(sandbox: Sandbox) -> None:
     """Close one that no execution owns, also when its user was cancelled."""
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_DEADLINE_S) as scope:
-        await sandbox.aclose()
+        try:
+            await sandbox.aclose()
+        except Exception:
+            log.exception("the hidden sandbox %s failed to close", sandbox.id)
     if scope.cancelled_caught:
         log.error("the hidden sandbox %s did not close in time", sandbox.id)
 

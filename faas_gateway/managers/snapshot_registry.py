@@ -176,7 +176,10 @@ class SnapshotRegistry:
             return
         held.live_lost, held.memory_bytes, held.expires_at = reason, 0, None
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_DEADLINE_S) as scope:
-            await frozen.aclose()
+            try:
+                await frozen.aclose()
+            except Exception:
+                log.exception("the dormant process of %s failed to close", held.id)
         if scope.cancelled_caught:
             log.error("the dormant process of %s did not close in time", held.id)
 

@@ -64,10 +64,13 @@ class Room:
         """Look at all of them every few seconds, for ever."""
         while True:
             await anyio.sleep(self._settings.snapshots_look_s)
-            for held in self._registry.all():
-                await self.look(held)
-            await self._expire()
-            await self._make(retry=False)
+            try:
+                for held in self._registry.all():
+                    await self.look(held)
+                await self._expire()
+                await self._make(retry=False)
+            except Exception:  # the next look may go better, and sessions do not depend on it
+                log.exception("looking at the snapshots failed")
 
     async def look(self, held: HeldSnapshot) -> None:
         """Ask what one takes now; what was known stands where it does not answer."""

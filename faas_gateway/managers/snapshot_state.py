@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-import anyio
 from faas.types import ForkReceipt, Interpreter, Network, Resources, Snapshot, SnapshotForm
 from faas.types import Loss as LossInfo
 
@@ -62,8 +61,7 @@ class HeldSnapshot:
     disk_bytes: int = 0
 
     has_row: bool = False
-    _restores: int = 0
-    _rested: anyio.Event | None = None
+    _uses: int = 0
 
     @property
     def forms(self) -> list[SnapshotForm]:
@@ -85,21 +83,15 @@ class HeldSnapshot:
     @contextmanager
     def in_use(self) -> Generator[None]:
         """While it is restored, its portable form is not written: that would take the time of its branches."""
-        self._restores += 1
+        self._uses += 1
         try:
             yield
         finally:
-            self._restores -= 1
-            if not self._restores and self._rested is not None:
-                self._rested.set()
-                self._rested = None
+            self._uses -= 1
 
-    async def at_rest(self) -> None:
-        """Return when it is not being restored."""
-        while self._restores:
-            if self._rested is None:
-                self._rested = anyio.Event()
-            await self._rested.wait()
+    @property
+    def is_in_use(self) -> bool:
+        return self._uses > 0
 
     def describe(self, branches: int) -> Snapshot:
         """As clients see it.
