@@ -197,6 +197,7 @@ class LiveExecution:
 
     async def replace_sandbox(self, sandbox: Sandbox) -> None:
         """Go on in another sandbox: only while it stands still."""
+        self._touch()
         self._notes = [*self.terms.notes, *sandbox.degraded]
         await self.slot.replace(sandbox, CLOSE_DEADLINE_S)
 

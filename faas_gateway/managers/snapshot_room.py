@@ -18,6 +18,8 @@ from faas_gateway.settings import MIB, Settings
 log = logging.getLogger(__name__)
 
 USAGE_DEADLINE_S = 2.0
+#: Each look costs a process: of hundreds of checkpoints only the new ones, and a few others in turn, are looked at.
+LOOKS_AT_ONCE = 16
 ROOM_MADE = "its live form was let go to make room for others"
 
 
@@ -65,7 +67,8 @@ class Room:
         while True:
             await anyio.sleep(self._settings.snapshots_look_s)
             try:
-                for held in self._registry.all():
+                live = [held for held in self._registry.all() if held.frozen is not None]
+                for held in sorted(live, key=lambda held: held.looked_at)[:LOOKS_AT_ONCE]:
                     await self.look(held)
                 await self._expire()
                 await self._make(retry=False)
@@ -77,6 +80,7 @@ class Room:
         frozen = held.frozen
         if frozen is None:
             return
+        held.looked_at = time.monotonic()
         try:
             with anyio.move_on_after(USAGE_DEADLINE_S):
                 usage = await frozen.usage()
@@ -91,7 +95,7 @@ class Room:
             for held in self._registry.all():
                 if self.used_bytes < self._settings.snapshots_memory_bytes:
                     return
-                if held.frozen is None or held.keep or held.name is not None:
+                if held.frozen is None or held.keep or held.name is not None or held.is_in_use:
                     continue
                 if held.checkpoint:
                     if self.let_go is not None:
@@ -104,7 +108,9 @@ class Room:
 
     async def _expire(self) -> None:
         for held in self._registry.all():
-            if held.keep or held.expires_at is None or held.frozen is None or held.expires_at > time.time():
+            if held.keep or held.expires_at is None or held.expires_at > time.time():
+                continue
+            if held.frozen is None or held.is_in_use:
                 continue
             age = f"its live form expired after {self._settings.live_expiry_s / 3600:.3g} hours"
             if held.checkpoint:

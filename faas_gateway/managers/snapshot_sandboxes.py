@@ -228,7 +228,13 @@ class SnapshotSandboxes:
 
 
 def _told(exc: Exception) -> Exception:
-    """A failure that a client can be told of: what the machine said stands in one of ours."""
+    """A failure of one of several, for a client that asked for executions and has none that could have ended."""
+    if isinstance(exc, SandboxEnded):
+        return SnapshotGoneError(
+            f"The dormant process of the snapshot ended ({exc.ended.code}) while branches were made: "
+            f"{exc.ended.reason}.",
+            hint="Restore it again: the portable form is taken where there is one.",
+        )
     if isinstance(exc, OSError):
         return StorageUnavailableError(f"The branch could not be made: {failure_reason(exc)}.")
     return exc

@@ -60,6 +60,8 @@ class HeldSnapshot:
     memory_bytes: int = 0
     disk_bytes: int = 0
 
+    looked_at: float = 0.0
+    """When what it takes was last asked for, on the monotonic clock."""
     has_row: bool = False
     _uses: int = 0
 
