@@ -123,6 +123,7 @@ class NativeBackend(SandboxBackend):
             maker = making.Maker(
                 launcher,
                 "memory" in hello["controllers"],
+                self._group.start_soon,
                 self._kept,
                 self._proxy,
                 self._policy,
@@ -234,7 +235,8 @@ class NativeBackend(SandboxBackend):
                 raise
         if sandbox is None:
             sandbox = await self._make(spec.id, kind, spec.limits, layers)
-        env_vars = {**(network.environment() if kind.network == "full" else {}), **spec.env_vars}
+        told = network.environment() | network.pip_environment() if kind.network == "full" else {}
+        env_vars = {**told, **spec.env_vars}
         try:
             await sandbox.set_env_vars(env_vars)
         except BaseException:

@@ -92,6 +92,8 @@ class NativeFrozen(FrozenSandbox):
                     if isinstance(result, tuple):
                         await result[0].aclose()
             raise
+        if specs:
+            self._maker.ahead.branched(self, len(specs), specs[-1].limits)
         return results
 
     async def _branch(self, spec: BranchSpec) -> tuple[Sandbox, Receipt]:
@@ -133,6 +135,9 @@ class NativeFrozen(FrozenSandbox):
                 (await self._maker.launcher.call("keep", KEEP_S, box=self.id)).close()
             else:
                 await self._copy()
+            for name in self.layers:
+                if self._maker.kept.has(name):
+                    await anyio.to_thread.run_sync(self._maker.kept.settle, name)
             self._kept = True
 
     async def _copy(self) -> None:

@@ -14,6 +14,7 @@ import anyio
 from faas_gateway.backends.base import BranchSpec, CannotFork, Image, Language, Layers, Limits, Receipt
 from faas_gateway.backends.native import network, receipts, rootfs
 from faas_gateway.backends.native.agents import Agents
+from faas_gateway.backends.native.ahead import Ahead
 from faas_gateway.backends.native.frozen import NativeFrozen
 from faas_gateway.backends.native.kept import KeptLayers
 from faas_gateway.backends.native.launcher.cgroups import Group
@@ -26,6 +27,7 @@ from faas_gateway.backends.native.shell_session import ShellSandbox
 from faas_gateway.guest import wire
 
 NEW_S = 40.0
+AHEAD_S = 60.0
 FREEZE_S = 60.0
 BRANCHES_AT_ONCE = 12
 """More of them only wait for one another, and for processors."""
@@ -51,6 +53,7 @@ class Maker:
         self,
         launcher: Launcher,
         has_memory_group: bool,
+        spawn: Callable[..., Any],
         kept: KeptLayers,
         proxy: network.Proxy,
         policy: network.Policy,
@@ -69,6 +72,7 @@ class Maker:
         self._on_made = on_made
         self._on_closed = on_closed
         self.branching = anyio.CapacityLimiter(BRANCHES_AT_ONCE)
+        self.ahead = Ahead(spawn, self._make_ahead)
 
     async def new(self, box: str, kind: Kind, limits: Limits, layers: Layers = ()) -> NativeSandbox:
         """A new sandbox of the image's warm process. Raises LauncherError, LauncherGone, StartFailed."""
@@ -110,6 +114,7 @@ class Maker:
         sandbox.holdings.outlet = None  # its ports go on with the session
         frozen = NativeFrozen(frozen_id, self, sandbox, following.layers, receipts.of_snapshot(answer.message))
         self._on_frozen(frozen)
+        self.ahead.frozen(frozen, sandbox.limits)
         return frozen, following
 
     async def branch(self, frozen: NativeFrozen, spec: BranchSpec) -> tuple[NativeSandbox, Receipt]:
@@ -121,7 +126,12 @@ class Maker:
         sandbox = self._handle(spec.id, frozen.kind, spec.limits, frozen.layers, answer, order["token"], frozen.env)
         return sandbox, receipts.of_branch(answer.message)
 
+    async def _make_ahead(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
+        order = self._order("", frozen.kind, limits)
+        (await self.launcher.call("ahead", AHEAD_S, frozen=frozen.id, count=count, **order)).close()
+
     def frozen_closed(self, frozen: NativeFrozen) -> None:
+        self.ahead.closed(frozen)
         self._on_frozen_closed(frozen)
 
     def _order(self, box: str, kind: Kind, limits: Limits) -> dict[str, Any]:

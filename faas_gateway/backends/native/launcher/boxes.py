@@ -25,6 +25,8 @@ import removal
 import wire
 
 _SMALL = 64
+_ROOM = ("sizes", "agent_rlimits", "listen", "guest")
+"""What a room is made by: an order that agrees in it may have one that was made ahead."""
 _GROUPS_S = 10.0
 
 
@@ -156,6 +158,38 @@ class Layer:
         return f"{self.folder}/u"
 
 
+class Room:
+    """Namespaces of a sandbox with nobody in them but its init; `others` are descriptors that its caller gets."""
+
+    def __init__(
+        self,
+        box: Box,
+        source: Box | None,
+        order: wire.Message,
+        names: list[str],
+        namespaces: list[int],
+        others: list[int],
+    ) -> None:
+        self.box = box
+        self.source = source
+        self.names = names
+        self.namespaces = namespaces
+        self._others = others
+        self._order = {key: order[key] for key in _ROOM}
+
+    def serves(self, order: wire.Message) -> bool:
+        return all(order[key] == value for key, value in self._order.items()) and not self.box.ended()
+
+    def take_others(self) -> list[int]:
+        taken, self._others = self._others, []
+        return taken
+
+    def close(self) -> None:
+        for fd in (*self.namespaces, *self.take_others()):
+            os.close(fd)
+        self.namespaces = []
+
+
 class Box:
     """One sandbox as the launcher holds it.
 
@@ -189,7 +223,9 @@ class Box:
         self.depth = 0 if below is None else below.depth + (not beside)
         self.below = below
         self.children: set[Box] = set()
-        self.ended_by_owner = False
+        self.rooms: list[Room] = []
+        """Made ahead for branches."""
+        self.ending = self.ended_by_owner = False
         self.layer: Layer | None = None
         self.lowers = list(lowers)
         for layer in self.lowers:
@@ -197,6 +233,14 @@ class Box:
         if below is not None:
             below.children.add(self)
         self._run = run
+
+    def take_room(self, m: wire.Message) -> Room | None:
+        """One that was made ahead for such an order, or None."""
+        for room in self.rooms:
+            if room.serves(m):
+                self.rooms.remove(room)
+                return room
+        return None
 
     def make(self) -> str:
         """Make its folder; returns the path below the store."""

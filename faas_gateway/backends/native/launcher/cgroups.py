@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 ROOT = "/sys/fs/cgroup"
-_V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
+_V1 = ("memory", "pids", "cpu", "cpuacct")
 _V2 = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 

@@ -88,6 +88,8 @@ class Launcher:
             return (yield from self._freezer.freeze(m, socket.socket(fileno=given[0]) if given else None))
         elif op == "branch":
             return (yield from self._sandboxes.make(m, self._sandboxes.get(m["frozen"])))
+        elif op == "ahead":
+            yield from self._sandboxes.ahead(self._sandboxes.get(m["frozen"]), m["count"], m)
         elif op == "keep":
             self._freezer.keep(m["box"])
         elif op == "unkeep":

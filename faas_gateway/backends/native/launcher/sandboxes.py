@@ -65,6 +65,30 @@ class Sandboxes:
         Returns what holds which limit, and descriptors: [channel, stdout, stderr, guest's pidfd,] init's pidfd, upper
         directory, listening sockets.
         """
+        room = frozen.take_room(m) if frozen is not None and not m.get("continuing") else None
+        if room is None:
+            room = yield from self._room(m, frozen)
+        else:
+            room.box.rename(m["box"])
+        return (yield from self._fill(room, m))
+
+    def ahead(self, frozen: boxes.Box, count: int, m: wire.Message) -> Steps:
+        """Have as many rooms for branches of a frozen sandbox ready, or as few. One fails: the others are not made."""
+        while len(frozen.rooms) > count:
+            yield from self._drop_room(frozen.rooms.pop())
+        while len(frozen.rooms) < count and not frozen.ending:
+            room = yield from self._room(m | {"box": f"a-{self._serial}-{frozen.made_as}"}, frozen)
+            if frozen.ending:
+                yield from self._drop_room(room)
+            else:
+                frozen.rooms.append(room)
+
+    def _drop_room(self, room: boxes.Room) -> Steps:
+        room.close()
+        yield from self.end_box(room.box)
+
+    def _room(self, m: wire.Message, frozen: boxes.Box | None) -> Generator[schedule.Wait, wire.Received, boxes.Room]:
+        """Make a sandbox's namespaces, with nobody in them but an init."""
         if frozen is not None:
             template, lowers = self._made_of[frozen], frozen.branch_layers()
         else:
@@ -79,31 +103,37 @@ class Sandboxes:
         template.boxes.add(box)
         self._made_of[box] = template
         self._made[box.made_as] = box
+        try:
+            received = yield from self._namespaces(template, source, box, m)
+            assert received.message is not None
+            names: list[str] = received.message["namespaces"]
+            namespaces = received.take(len(names))
+            if beside:
+                box.tree = os.dup(namespaces[names.index("mnt")])
+            return boxes.Room(box, source, m, names, namespaces, received.take())
+        except OSError:
+            yield from self.end_box(box)
+            raise
+
+    def _fill(self, room: boxes.Room, m: wire.Message) -> Made:
+        """Put a guest into a room, and limits around it."""
+        box, template = room.box, self._made_of[room.box]
         fds: list[int] = []
         about: wire.Message = {}
         try:
-            namespaces = yield from self._namespaces(template, source, box, m)
-            assert namespaces.message is not None
-            names: list[str] = namespaces.message["namespaces"]
-            entered = namespaces.take(len(names))
-            try:
-                if beside:
-                    box.tree = os.dup(entered[names.index("mnt")])
-                if m["guest"]:
-                    about = yield from self._guest(template, source, box, m, names, entered, fds)
-                else:
-                    self._limit(box, m, [])
-                fds.append(os.dup(box.init_pidfd))
-                fds += namespaces.take()
-            finally:
-                namespaces.close()
-                for fd in entered:
-                    os.close(fd)
+            if m["guest"]:
+                about = yield from self._guest(template, room, m, fds)
+            else:
+                self._limit(box, m, [])
+            fds.append(os.dup(box.init_pidfd))
+            fds += room.take_others()
         except OSError:
             for fd in fds:
                 os.close(fd)
             yield from self.end_box(box)
             raise
+        finally:
+            room.close()
         self._boxes[box.name] = box
         groups = box.group.folders if box.group else {}
         about |= {"files": box.files, "enforced": box.enforced, "groups": groups, "version": self._groups.version}
@@ -142,19 +172,13 @@ class Sandboxes:
         raise OSError(22, "an overlay can be mounted neither on disk nor on tmpfs")
 
     def _guest(
-        self,
-        template: Template,
-        source: boxes.Box | None,
-        box: boxes.Box,
-        m: wire.Message,
-        names: list[str],
-        namespaces: list[int],
-        fds: list[int],
+        self, template: Template, room: boxes.Room, m: wire.Message, fds: list[int]
     ) -> Generator[schedule.Wait, wire.Received, wire.Message]:
         """Have a dormant process fork a guest into the namespaces; our ends of its pipes and its pidfd go into fds.
 
         Returns what the guest says of itself: it may be hostile.
         """
+        box, source = room.box, room.source
         control = template.control if source is None else source.control
         if control is None:  # it was ended while the namespaces were made
             raise OSError(3, "the process to fork from is gone")
@@ -169,13 +193,13 @@ class Sandboxes:
                 fds.append(read)
             _widen(fds[1])
             order: dict[str, Any] = {"op": "fork", "box": box.made_as, "token": m["token"]}
-            order["namespaces"] = names
+            order["namespaces"] = room.names
             if source is None:
                 order |= {"rlimits": m["guest_rlimits"], "memory_bytes": m["rlimit_memory_bytes"]}
             else:
                 order |= {"continuing": bool(m.get("continuing")), "reseed": bool(m.get("reseed"))}
             try:
-                wire.send(control, order, [*far, *namespaces])
+                wire.send(control, order, [*far, *room.namespaces])
             finally:
                 for fd in far:
                     os.close(fd)
@@ -228,6 +252,9 @@ class Sandboxes:
 
     def end_box(self, box: boxes.Box) -> Steps:
         """The init of a frozen one, and its files, stay as long as there are sandboxes below it."""
+        box.ending = True
+        while box.rooms:
+            yield from self._drop_room(box.rooms.pop())
         box.ended_by_owner = True
         if box.control is not None:
             self._loop.unwatch(box.control.fileno())
