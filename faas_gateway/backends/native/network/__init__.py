@@ -2,6 +2,7 @@
 
 from faas_gateway.backends.native.network.environment import HTTP_PORT, SOCKS_PORT, environment
 from faas_gateway.backends.native.network.hosts import BadHost
+from faas_gateway.backends.native.network.pip_index import pip_environment
 from faas_gateway.backends.native.network.policy import HOST_NAME, Allowance, Policy, Refused
 from faas_gateway.backends.native.network.proxy import Limits, Outlet, Proxy, Usage
 
@@ -18,4 +19,5 @@ __all__ = [
     "Refused",
     "Usage",
     "environment",
+    "pip_environment",
 ]
