@@ -26,8 +26,11 @@ _SURVIVING_NAMES = ("jemalloc_bg_thd", "polars-ooc-clea")
 """jemalloc starts its own again; the other belongs to an import of polars that did nothing yet."""
 
 _SYSTEM = re.compile(
-    r"/(?:libc|libm|libpthread|ld-linux[^/]*|ld-musl[^/]*|libstdc\+\+|libgcc_s|libpython3?[^/]*)[-.]|/python[^/]*$"
+    r"/(?:libc|libm|libpthread|ld-linux[^/]*|ld-musl[^/]*|libstdc\+\+|libgcc_s|libpython3?[^/]*)[-.]"
+    r"|/python[^/]*$|/numpy/_?core/"
 )
+"""What starts no threads of its own, and is on the stacks of others'."""
+
 _PAUSE_HARD = 2  # omp_pause_hard of omp_pause_resource_t (OpenMP 5.0)
 _STACK_BYTES = 8192
 _SPIN_S = 0.1
@@ -58,7 +61,7 @@ _Visit = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Info), ctypes.c_size_t, 
 _libc = ctypes.CDLL(None)
 _libc.dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Symbol)]
 _loaded: tuple[tuple[int, int], list[str]] = ((-1, -1), [])
-_owners: dict[tuple[int, str], str] = {}
+_owners: dict[tuple[int, str], tuple[str, ...]] = {}
 
 
 def prepare() -> list[str]:
@@ -113,40 +116,33 @@ def libraries() -> list[str]:
 def unforkable() -> dict[str, list[str]]:
     """Threads not started by Python that neither a fork nor `prepare` takes care of: library to their names.
 
-    Where a thread spins, so that its stack cannot be read, the pools that `prepare` would end are ended to see whether
-    it was one of theirs.
+    Where that cannot be told at once, as of a thread that spins, what `prepare` would end is ended to see what is left.
     """
-    numbers = os.listdir("/proc/self/task")
-    if len(numbers) == 1:
+    if len(os.listdir("/proc/self/task")) == 1:
         return {}
-    known = {str(thread.native_id) for thread in threading.enumerate()} | {str(os.getpid())}
-    strangers = [number for number in numbers if number not in known]
-    if any(_is_running(number) for number in strangers):
+    found = _strangers(wait_s=0)
+    if found:
         _end_native()
-    found: dict[str, list[str]] = {}
-    for number in strangers:
-        try:
-            with open(f"/proc/self/task/{number}/comm") as f:
-                name = f.read().strip()
-            owner = _owner(number)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-        if name not in _SURVIVING_NAMES and not _is_cared_for(owner):
-            found.setdefault(_package(owner), []).append(name)
+        found = _strangers(wait_s=_SPIN_S)
     return found
 
 
-def _is_running(number: str) -> bool:
-    try:
-        return len(_syscall(number)) < 3
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _syscall(number: str) -> list[str]:
-    """Number, arguments, stack pointer and program counter; one word while the thread runs (proc_pid_syscall(5))."""
-    with open(f"/proc/self/task/{number}/syscall") as f:
-        return f.read().split()
+def _strangers(wait_s: float) -> dict[str, list[str]]:
+    known = {str(thread.native_id) for thread in threading.enumerate()} | {str(os.getpid())}
+    found: dict[str, list[str]] = {}
+    for number in os.listdir("/proc/self/task"):
+        if number in known:
+            continue
+        try:
+            with open(f"/proc/self/task/{number}/comm") as f:
+                name = f.read().strip()
+            owners = () if name in _SURVIVING_NAMES else _owners_of(number, wait_s)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        wild = [path for path in owners if not _is_cared_for(path)]
+        if name not in _SURVIVING_NAMES and (wild or not owners):
+            found.setdefault(_package(wild[-1] if wild else ""), []).append(name)
+    return found
 
 
 def _is_cared_for(owner: str) -> bool:
@@ -161,26 +157,30 @@ def _package(path: str) -> str:
     return name.removesuffix(".libs").split(".")[0].strip("_") or "unknown"
 
 
-def _owner(number: str) -> str:
-    """Path of the library that a native thread works for, empty where that cannot be told."""
+def _owners_of(number: str, wait_s: float) -> tuple[str, ...]:
+    """Paths of the libraries that are on a native thread's stack, innermost first; none where it cannot be read.
+
+    All of them count, since a word may be left from an earlier call: a thread is trusted if each of them is.
+    """
     with open(f"/proc/self/task/{number}/stat") as f:
         key = (int(number), f.read().rpartition(")")[2].split()[19])  # a number is used again: with its start time
     if key not in _owners:
-        owner = next((path for path in _callers(number) if not _SYSTEM.search(path)), "")
-        if not owner:
-            return ""
-        _owners[key] = owner
+        owners = tuple(dict.fromkeys(path for path in _callers(number, wait_s) if not _SYSTEM.search(path)))
+        if not owners:
+            return ()
+        _owners[key] = owners
     return _owners[key]
 
 
-def _callers(number: str) -> Iterator[str]:
+def _callers(number: str, wait_s: float) -> Iterator[str]:
     """Paths of the libraries that words on a sleeping thread's stack point into, innermost first."""
-    deadline = time.monotonic() + _SPIN_S
+    deadline = time.monotonic() + wait_s
     while True:
-        fields = _syscall(number)
+        with open(f"/proc/self/task/{number}/syscall") as f:  # one word while it runs (proc_pid_syscall(5))
+            fields = f.read().split()
         if len(fields) >= 3:
             break
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             return
         time.sleep(0.0005)
     stack = int(fields[-2], 16)

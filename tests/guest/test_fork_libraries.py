@@ -234,7 +234,7 @@ def test_a_database_in_wal_mode_goes_on_in_each_branch(process: ForkingProcess, 
 
 def test_a_loop_of_the_users_with_a_pending_task_and_a_timer_goes_on(process: ForkingProcess) -> None:
     setup = """
-        import asyncio
+        import asyncio, time
         loop = asyncio.new_event_loop()
         order = []
         async def later(): await asyncio.sleep(0.05); order.append("slept"); return 7
@@ -242,8 +242,13 @@ def test_a_loop_of_the_users_with_a_pending_task_and_a_timer_goes_on(process: Fo
         loop.call_later(0.01, order.append, "called")
         loop.run_until_complete(asyncio.sleep(0))
     """
-    use = "result = [loop.run_until_complete(asyncio.wait_for(task, 5)), order]"
-    assert process.results(setup, [use, use]) == [[7, ["called", "slept"]]] * 2
+    use = """
+        result = [loop.run_until_complete(asyncio.wait_for(task, 5)), order]
+        before = time.process_time(); loop.run_until_complete(asyncio.sleep(0.5)); spent = time.process_time() - before
+        loop.run_in_executor(None, loop.call_soon_threadsafe, loop.stop); loop.run_forever()
+        result.append(spent < 0.25)
+    """
+    assert process.results(setup, [use, use]) == [[7, ["called", "slept"], True]] * 2
 
 
 IDENTIFIERS = {
