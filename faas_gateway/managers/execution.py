@@ -196,10 +196,11 @@ class LiveExecution:
         return await self.slot.freeze(frozen_id, self._settings.freeze_deadline_s)
 
     async def replace_sandbox(self, sandbox: Sandbox) -> None:
-        """Go on in another sandbox: only while it stands still."""
+        """Go on in another sandbox: only while it stands still, and open."""
         self._touch()
         self._notes = [*self.terms.notes, *sandbox.degraded]
-        await self.slot.replace(sandbox, CLOSE_DEADLINE_S)
+        old = await self.slot.replace(sandbox)
+        self._spawn(lambda: self._close_sandbox(old))
 
     def checkpoint_start(self) -> None:
         """Make the state before any request one to be rewound to; called before anybody can send one."""
@@ -275,11 +276,7 @@ class LiveExecution:
             log.exception("the supervisor of execution %s failed", self.terms.id)
         finally:
             self._end(Ended("lost", "the gateway gave it up"), on_ended)
-            with anyio.CancelScope(shield=True):
-                with anyio.move_on_after(CLOSE_DEADLINE_S) as scope:
-                    await self._close_sandbox()
-                if scope.cancelled_caught:
-                    log.error("the sandbox of execution %s did not close in time", self.terms.id)
+            await self._close_sandbox(self.sandbox)
             self._book.trim(self._settings.ended_logs_bytes)
             self.closed.set()
 
@@ -295,11 +292,14 @@ class LiveExecution:
         """Give the kept outputs back; readers that are at it may finish."""
         self._book.forget()
 
-    async def _close_sandbox(self) -> None:
-        try:
-            await self.sandbox.aclose()
-        except Exception:
-            log.exception("the sandbox of execution %s failed to close", self.terms.id)
+    async def _close_sandbox(self, sandbox: Sandbox) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_DEADLINE_S) as scope:
+            try:
+                await sandbox.aclose()
+            except Exception:
+                log.exception("a sandbox of execution %s failed to close", self.terms.id)
+        if scope.cancelled_caught:
+            log.error("a sandbox of execution %s did not close in time", self.terms.id)
 
     def _end(self, ended: Ended, on_ended: Callable[[LiveExecution], None]) -> None:
         if self.ended is None:

@@ -72,14 +72,13 @@ class SandboxSlot:
             raise DeadlineError(f"Freezing the session took longer than {deadline_s:g} s; it was ended.")
         return frozen
 
-    async def replace(self, sandbox: Sandbox, close_s: float) -> None:
-        """Put another sandbox in place of this one, which is closed. Not to be cancelled."""
+    async def replace(self, sandbox: Sandbox) -> Sandbox:
+        """Put another sandbox in place of this one, which the caller closes. Not to be cancelled."""
+        old = self._sandbox
+        self._put(sandbox)
         with anyio.CancelScope(shield=True):
-            old = self._sandbox
-            self._put(sandbox)
             await self._share_doom()
-            with anyio.move_on_after(close_s):
-                await old.aclose()
+        return old
 
     def _put(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

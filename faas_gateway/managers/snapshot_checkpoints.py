@@ -14,11 +14,13 @@ from faas_gateway.errors import (
     BACKEND_ERRORS,
     GatewayError,
     NoCheckpointError,
+    SnapshotGoneError,
     UnknownRequestError,
     from_backend,
 )
 from faas_gateway.ids import new_sandbox_id, new_snapshot_id
 from faas_gateway.managers.execution import START, LiveExecution
+from faas_gateway.managers.snapshot_portable import close_sandbox
 from faas_gateway.managers.snapshot_registry import SnapshotRegistry
 from faas_gateway.managers.snapshot_room import Room
 from faas_gateway.managers.snapshot_sandboxes import SnapshotSandboxes
@@ -135,10 +137,17 @@ class Checkpoints:
 
     async def _go_back(self, execution: LiveExecution, held: HeldSnapshot) -> None:
         terms = await self._sandboxes.terms(held, new_sandbox_id())
-        made = await self._sandboxes.make(held, [terms], None, reseed=False)
+        try:
+            made = await self._sandboxes.make(held, [terms], None, reseed=False)
+        except SnapshotGoneError:
+            execution.require_open()  # a session that ends takes its checkpoints with it: then that is the reason
+            raise
         (result,) = made.items
         if isinstance(result, Exception):
             raise from_backend(result)
+        if execution.ended is not None:
+            await close_sandbox(result.sandbox)
+            execution.require_open()
         # No await between here and the hand-over, which is not cancelled.
         execution.parent_id = held.parent_id if held.checkpoint else held.id
         execution.generation = held.depth + 1 if made.form == "live" else 0

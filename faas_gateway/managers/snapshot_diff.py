@@ -50,6 +50,8 @@ async def diff(
     notes: list[str] = []
 
     async def look(held: HeldSnapshot) -> None:
+        if held.frozen is not None:
+            await held.frozen.keep()  # they can be looked at only where they outlast their sandbox
         files[held.id] = await backend.list_layer_files(held.layers)
         if held.language != "shell":
             async with sandboxes.hidden(held) as sandbox:

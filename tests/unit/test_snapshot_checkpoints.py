@@ -48,7 +48,7 @@ async def test_a_session_is_taken_back_to_any_request_and_goes_on_from_there(liv
     await rewind(live, execution, "request-2")
     assert await live.run(execution, "show x\ncat f.txt") == "2\n2"
     assert execution.sandbox.id != before
-    assert len(live.backend.open) == 1
+    await live.until(lambda: list(live.backend.open) == [execution.sandbox.id])
     assert execution.status == "idle"
     await execution.end(Ended("closed", "done"))
     await live.until(lambda: not live.backend.frozen)
@@ -200,3 +200,27 @@ async def test_an_ended_session_is_not_rewound_and_its_ring_is_given_back(live: 
     with pytest.raises(ExecutionEndedError):
         await rewind(live, execution, "request-1")
     await live.until(lambda: not live.backend.frozen)
+
+
+@pytest.mark.parametrize("checkpoint", ["none", "every-request"])
+async def test_a_session_that_ends_while_it_is_rewound_leaves_nothing(live: Opened, checkpoint: str) -> None:
+    execution = await live.open(checkpoint=checkpoint)
+    await cells(live, execution, 1)
+    if checkpoint == "none":
+        await live.snapshot(execution)
+    await cells(live, execution, 2)
+    live.backend.faults.branch_s = 0.1
+    ends: list[str] = []
+
+    async def go_back() -> None:
+        try:
+            await rewind(live, execution, "request-1")
+        except ExecutionEndedError as exc:
+            ends.append(exc.detail)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(go_back)
+        await anyio.sleep(0.03)
+        await execution.end(Ended("closed", "its owner"))
+    assert "its owner" in ends[0]
+    assert not live.backend.open
