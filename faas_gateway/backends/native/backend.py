@@ -61,7 +61,10 @@ class NativeBackend(SandboxBackend):
     def __init__(self, state_dir: Path, *, idle_template_s: float, network_allow: str | None = None) -> None:
         if network_allow is None:
             network_allow = os.environ.get("FAAS_NETWORK_ALLOW", "")
-        self._policy = network.Policy.full(network.Allowance.parse(network_allow))
+        try:
+            self._policy = network.Policy.full(network.Allowance.parse(network_allow))
+        except network.BadHost as e:
+            raise BackendUnavailable(f"FAAS_NETWORK_ALLOW: {e}.", "correct it, or unset it") from e
         self._store = state_dir / "native"
         self._layers = LayerStore(self._store / "layers")
         self._kept = KeptLayers(self._store / "kept")

@@ -160,6 +160,8 @@ class NativeSandbox(Sandbox, ABC):
         if not self._ended.done():
             self._ended.set_result(ended)
             self._kill_processes()
+            if self.holdings.outlet is not None:
+                self.holdings.outlet.close()
             self.on_end(ended)
 
     def on_end(self, ended: Ended) -> None:
@@ -194,9 +196,9 @@ class NativeSandbox(Sandbox, ABC):
                 if self._frozen:
                     return
                 self.finish(Ended("closed", "it was closed"))
-                await close_box(self._launcher, self.id)
                 if self.holdings.outlet is not None:
                     await self.holdings.outlet.aclose()
+                await close_box(self._launcher, self.id)
         finally:
             if not self._frozen:
                 self.close_descriptors()
