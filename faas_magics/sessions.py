@@ -184,6 +184,31 @@ class Sessions:
             note(f"new {session}: the last one {last.ended}, {_GONE}")
         return session
 
+    def handle(self, name: str) -> SyncExecution:
+        """Return the open session of this name, for the notebook's own code; none is opened.
+
+        Raises SessionError where there is none, or it has ended.
+        """
+        from faas.errors import FaaSError, UnknownExecutionError
+
+        session = self._sessions.get(name)
+        try:
+            if session is None and name != DEFAULT_SESSION:
+                execution = self.client().executions.get(name)
+                session = Session(name, execution, Options(env=execution.environment, name=name))
+            if session is not None and not session.ended:
+                session.examine()  # it may have ended since the last cell, and its info is that of its opening
+        except UnknownExecutionError:
+            pass
+        except FaaSError as exc:
+            raise SessionError(str(exc)) from exc
+        if session is None:
+            option = "" if name == DEFAULT_SESSION else f" --name {name}"
+            raise SessionError(f"no session '{name}' is open: a %%faas{option} cell opens it")
+        if session.ended:
+            raise SessionError(sentence(f"{session} {session.ended}", _GONE, "the next %%faas cell opens a new one"))
+        return session.execution
+
     def close(self) -> list[str]:
         """End the private session and the client; return the names of the sessions that ended. Idempotent."""
         client, self._client = self._client, None
