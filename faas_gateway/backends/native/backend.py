@@ -16,6 +16,7 @@ from faas_gateway.backends.base import (
     BackendUnavailable,
     Capabilities,
     Image,
+    LayerRefused,
     Layers,
     Limits,
     ProgressReport,
@@ -29,7 +30,7 @@ from faas_gateway.backends.base import (
 from faas_gateway.backends.native import images, making, network, probe, rootfs
 from faas_gateway.backends.native.frozen import GONE, NativeFrozen
 from faas_gateway.backends.native.identity import HOST_UID
-from faas_gateway.backends.native.kept import KeptLayers
+from faas_gateway.backends.native.kept import InvalidLayer, KeptLayers, LayerTooLarge
 from faas_gateway.backends.native.layers import LayerStore
 from faas_gateway.backends.native.link import Launcher, LauncherError, LauncherGone
 from faas_gateway.backends.native.python_session import PythonSandbox
@@ -300,7 +301,10 @@ class NativeBackend(SandboxBackend):
         await anyio.to_thread.run_sync(self._kept.export, layers, fd)
 
     async def import_layer(self, layer: str, fd: int) -> Layers:
-        await anyio.to_thread.run_sync(self._kept.import_, layer, fd)
+        try:
+            await anyio.to_thread.run_sync(self._kept.import_, layer, fd)
+        except (InvalidLayer, LayerTooLarge) as e:
+            raise LayerRefused(str(e)) from e
         return (layer,)
 
     async def list_layer_files(self, layers: Layers) -> dict[str, tuple[str, int, float]]:

@@ -17,12 +17,14 @@ import anyio
 import anyio.to_thread
 
 from faas_gateway.backends.base import (
+    CannotFork,
     CommandRequest,
     Ended,
     FileEntry,
     FileProblem,
     Layers,
     Limits,
+    Loss,
     Reply,
     Sandbox,
     SandboxEnded,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from faas_gateway.backends.native.pump import Output
 
 STATUS_S = 1.0
+LAYERS_LIMIT = 440
+"""The kernel's own is 500 (OVL_MAX_STACK), and an image has some."""
 AGENT_ENDED = "code in the sandbox has ended the process that did this for the gateway"
 
 
@@ -214,6 +218,9 @@ class NativeSandbox(Sandbox, ABC):
 
     # ---- snapshots --------------------------------------------------------------------------------------
     async def freeze(self, frozen_id: str) -> tuple[NativeFrozen, NativeSandbox]:
+        if len(self.layers) >= LAYERS_LIMIT:
+            reason = f"{len(self.layers)} file layers lie under this session; an overlay takes no more"
+            raise CannotFork([Loss("limit", "layers", reason, "portable_only")])
         layer = f"l-{secrets.token_hex(8)}"
         made: tuple[NativeFrozen, NativeSandbox] | None = None
         with anyio.CancelScope(shield=True):  # what has begun is ended, within its own deadline

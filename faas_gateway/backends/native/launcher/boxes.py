@@ -220,6 +220,10 @@ class Box:
         self.tree = -1
         """Its mount namespace, by which the processes of a box that is beside others are told apart. Held open until
         they have ended, or its number could be another's."""
+        self.user = -1
+        """Its user namespace, where it is not shared."""
+        self.next_user = -1
+        """One below it, made ahead for the next sandbox there."""
         self.depth = 0 if below is None else below.depth + (not beside)
         self.below = below
         self.children: set[Box] = set()
@@ -323,10 +327,10 @@ class Box:
         if self.group is not None and not self.group.remove():
             return False
         self.group = None
-        for fd in (self.init_pidfd, self.guest_pidfd, self.tree):
+        for fd in (self.init_pidfd, self.guest_pidfd, self.tree, self.user, self.next_user):
             if fd >= 0:
                 os.close(fd)
-        self.init_pidfd = self.guest_pidfd = self.tree = -1
+        self.init_pidfd = self.guest_pidfd = self.tree = self.user = self.next_user = -1
         self.discard_files()
         for layer in self.lowers:
             self._run.drop(layer)

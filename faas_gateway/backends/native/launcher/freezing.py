@@ -15,7 +15,7 @@ import boxes
 import processes
 import schedule
 import wire
-from sandboxes import Made, Sandboxes, set_process_limit
+from sandboxes import DEPTH_LIMIT, Made, Sandboxes, set_process_limit
 from templates import START_S
 
 
@@ -78,6 +78,8 @@ class Freezer:
     def _go_on(self, box: boxes.Box, order: wire.Message) -> Made:
         if box.control is None:
             return (yield from self._sandboxes.make(order, box))
+        if box.depth < DEPTH_LIMIT:
+            yield from self._sandboxes.user_namespace(box)  # while the guest prepares
         received = yield box.control, START_S
         parked = received.message
         if parked is None:

@@ -71,6 +71,8 @@ def _template_loop(sock: socket.socket, spec: dict[str, Any]) -> None:
         fds = received.take()
         if m["op"] == "sandbox":
             _fork_sandbox(fds[0], m, spec, fds)
+        elif m["op"] == "user":
+            _fork_user_namespace(*fds)
         elif os.fork() == 0:
             reply = socket.socket(fileno=fds[0])
             try:
@@ -103,15 +105,45 @@ def _warm_guest(m: dict[str, Any], spec: dict[str, Any], control: int) -> None:
     os.execve(m["argv"][0], m["argv"], m["env"])
 
 
-def _fork_sandbox(fd: int, m: dict[str, Any], spec: dict[str, Any], keep: list[int]) -> None:
-    """Fork an init into namespaces of its own, below ours; it answers on fd. We are in the base tree."""
+def _fork_user_namespace(fd: int, above: int) -> None:
+    """Make a user namespace below another one, and send it.
+
+    Here, where no user code can see it. To write its own maps a process has to be dumpable; code in the namespace
+    above, which owns this one by its user id, could otherwise read it, and enter the base tree (ptrace(2)).
+    """
+    if os.fork():
+        return
+    reply = socket.socket(fileno=fd)
+    try:
+        linux.setns(above, linux.NEWUSER)
+        outer = os.getuid()
+        linux.unshare(linux.NEWUSER)
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        _write_maps(outer)
+        wire.send(reply, {"made": True}, [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)])
+    except OSError as e:
+        wire.send(reply, wire.failure(e))
+    finally:
+        os._exit(0)
+
+
+def _fork_sandbox(fd: int, m: dict[str, Any], spec: dict[str, Any], keep: list[int], user: int = -1) -> None:
+    """Fork an init into namespaces of its own, below ours; it answers on fd. We are in the base tree.
+
+    user: its user namespace, where that was made already.
+    """
     outer = os.getuid()
     own = [name for name in GUEST_NAMESPACES if name not in m["shared"]]
     flags = 0
     for name in own:
         flags |= linux.NAMESPACES[name]
     try:
-        pid = linux.fork_into(flags)
+        if user < 0:
+            pid = linux.fork_into(flags)
+        else:
+            pid = linux.fork_into(0)
+            if pid == 0:
+                _fork_in_user_namespace(fd, user, flags & ~linux.NEWUSER)
     except OSError as e:
         with socket.socket(fileno=os.dup(fd)) as reply:
             wire.send(reply, wire.failure(e))
@@ -121,21 +153,35 @@ def _fork_sandbox(fd: int, m: dict[str, Any], spec: dict[str, Any], keep: list[i
     reply = socket.socket(fileno=fd)
     try:
         linux.close_all_but(keep)
-        _sandbox_init(reply, m, spec, own, outer)
+        _sandbox_init(reply, m, spec, own, outer if user < 0 and "user" in own else None)
     except OSError as e:
         wire.send(reply, wire.failure(e))
     finally:
         os._exit(1)
 
 
-def _sandbox_init(reply: socket.socket, m: dict[str, Any], spec: dict[str, Any], own: list[str], outer: int) -> None:
+def _fork_in_user_namespace(fd: int, user: int, flags: int) -> None:
+    """Returns in the init."""
+    try:
+        linux.setns(user, linux.NEWUSER)
+        if linux.fork_into(flags):
+            os._exit(0)
+    except OSError as e:
+        wire.send(socket.socket(fileno=fd), wire.failure(e))
+        os._exit(1)
+
+
+def _sandbox_init(
+    reply: socket.socket, m: dict[str, Any], spec: dict[str, Any], own: list[str], outer: int | None
+) -> None:
     """Become B, in a user namespace and a pid namespace below those of whom we were forked from.
 
     It stays in a copy of the base tree, for the sandboxes below it; its own tree is in another mount namespace.
+    outer: our id in the user namespace above, where our own has no maps yet.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # /proc/self has to be ours to write; what we may do protects us meanwhile
-    if "user" in own:
+    if outer is not None:  # straight below T: what is above us runs no user code
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # /proc/self has to be ours to write
         _write_maps(outer)
     linux.set_name("faas-init")
     mounts.box_tree(m)
@@ -151,7 +197,7 @@ def _sandbox_init(reply: socket.socket, m: dict[str, Any], spec: dict[str, Any],
     fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in own]
     tree = os.dup(fds[own.index("mnt")])
     linux.setns(base, linux.NEWNS)
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # with capabilities that the guest lacks: /proc/1 is shut twice
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # /proc/1 is shut, also to who has every capability in our user namespace
     wire.send(reply, {"namespaces": own}, [*fds, upper, *(s.fileno() for s in listeners)])
     for fd in fds:
         os.close(fd)
@@ -239,6 +285,7 @@ class _Init:
         os.close(self._base)
 
     def _sandbox(self, m: dict[str, Any], fds: list[int]) -> None:
+        user = fds.pop(1) if len(fds) > 1 else -1
         if "ipc" in m["shared"]:  # it goes on for this one, and takes the shared memory along
             linux.setns(self._tree, linux.NEWNS)
             try:
@@ -246,19 +293,23 @@ class _Init:
             finally:
                 linux.setns(self._base, linux.NEWNS)
             fds.append(m["shm"])
-        _fork_sandbox(fds[0], m, self._spec, fds)
+        _fork_sandbox(fds[0], m, self._spec, fds, user)
+        if user >= 0:
+            os.close(user)
 
     def _clear(self, keep: int) -> None:
-        """Kill what lives in this sandbox but ourselves and one; what lives in sandboxes below it goes on."""
-        if os.fork():
-            return
+        """Kill what lives in this sandbox but ourselves and one; what lives in sandboxes below it goes on.
+
+        Not by a process of its own: code in the sandbox could stop that one, and it would find those that the next
+        sandbox is made by.
+        """
+        linux.setns(self._tree, linux.NEWNS)
         try:
-            self._enter()
             for entry in os.listdir("/proc"):
-                if entry.isdigit() and int(entry) not in (1, keep, os.getpid()):
+                if entry.isdigit() and int(entry) not in (1, keep):
                     _kill_if_here(entry)
         finally:
-            os._exit(0)
+            linux.setns(self._base, linux.NEWNS)
 
 
 def _kill_if_here(entry: str) -> None:

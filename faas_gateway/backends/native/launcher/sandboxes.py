@@ -110,6 +110,8 @@ class Sandboxes:
             namespaces = received.take(len(names))
             if beside:
                 box.tree = os.dup(namespaces[names.index("mnt")])
+            else:
+                box.user = os.dup(namespaces[names.index("user")])
             return boxes.Room(box, source, m, names, namespaces, received.take())
         except OSError:
             yield from self.end_box(box)
@@ -152,12 +154,20 @@ class Sandboxes:
         about = {"pid": self._next_pid(), "rlimits": m["agent_rlimits"], "shared": shared, **m["sizes"]}
         about["listen"] = m["listen"]
         about["layers"] = [layer.upper for layer in box.lowers]
+        user: list[int] = []
+        if source is not None and not box.beside:
+            yield from self.user_namespace(source)
+            user, source.next_user = [source.next_user], -1
         for files in (template.files,) if template.files else ("overlay", "tmpfs"):
             near, far = wire.pair(credentials=True)
             try:
-                wire.send(init, {"op": "sandbox", "box": box.make(), "files": files, **about}, [far.fileno()])
+                order = {"op": "sandbox", "box": box.make(), "files": files, **about}
+                wire.send(init, order, [far.fileno(), *user])
             finally:
                 far.close()
+                for fd in user:
+                    os.close(fd)
+                user = []
             try:
                 received = expect((yield near, START_S), "the sandbox's init ended")
             except OSError as e:
@@ -170,6 +180,20 @@ class Sandboxes:
             box.adopt(near, received.pid)
             return received
         raise OSError(22, "an overlay can be mounted neither on disk nor on tmpfs")
+
+    def user_namespace(self, box: boxes.Box) -> Steps:
+        """Have `next_user` of a box made, by the init of its warm process: see there."""
+        if box.next_user >= 0 or box.user < 0:
+            return
+        near, far = wire.pair()
+        with near:
+            with far:
+                wire.send(self._made_of[box].init, {"op": "user"}, [far.fileno(), box.user])
+            (made,) = expect((yield near, START_S), "the process above the sandboxes has ended").take(1)
+        if box.next_user >= 0 or box.user < 0:  # another was made meanwhile, or the box has ended
+            os.close(made)
+        else:
+            box.next_user = made
 
     def _guest(
         self, template: Template, room: boxes.Room, m: wire.Message, fds: list[int]

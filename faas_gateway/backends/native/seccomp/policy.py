@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from faas_gateway.backends.native.seccomp.arguments import Rule, equal, never, only, others
+from faas_gateway.backends.native.seccomp.arguments import INT, Rule, equal, never, only, others
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,9 @@ NAMESPACE_FLAGS = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000
 SOCK_TYPE_MASK = 0xF
 SOCK_PACKET = 10
 NETLINK_ROUTE = 0
+IOCTL_TYPE = 0xFF00
+NSIO, TERMINAL = 0xB7, 0x54
+"""Types of requests: linux/nsfs.h, asm/ioctls.h."""
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 PR_SET_MM = 35
 PER_LINUX, ADDR_NO_RANDOMIZE, PERSONALITY_QUERY = 0, 0x0040000, 0xFFFFFFFF
@@ -245,8 +248,17 @@ def argument_rules() -> Iterator[Rule]:
         yield Rule("socket", (match,), errno.EAFNOSUPPORT)
     yield from only("socketpair", 0, (socket.AF_UNIX,), otherwise=errno.EAFNOSUPPORT)
 
+    # NS_MNT_GET_NEXT (Linux 6.12) opens other mount namespaces of one's user namespace, among them the base tree that
+    # the init is in; later kernels leave it to the host's root. All of its type: the size in a request may be any.
+    yield Rule("ioctl", (equal(1, NSIO << 8, IOCTL_TYPE),), errno.EPERM)
+    for match in others(1, (NSIO << 8, TERMINAL << 8), IOCTL_TYPE):
+        yield Rule("ioctl", (match,))
     # TIOCSTI types into a terminal, TIOCLINUX pastes into a console, TIOCSETD loads line disciplines.
-    yield from never("ioctl", 1, (TIOCSTI, TIOCLINUX, TIOCSETD), errno=errno.EPERM)
+    terminal = (TIOCSTI, TIOCLINUX, TIOCSETD)
+    for request in terminal:
+        yield Rule("ioctl", (equal(1, request),), errno.EPERM)
+    for match in others(1, (request & ~IOCTL_TYPE for request in terminal), INT & ~IOCTL_TYPE):
+        yield Rule("ioctl", (equal(1, match.value | TERMINAL << 8, match.mask | IOCTL_TYPE),))
 
     # PR_SET_MM redraws a process's memory map, for checkpoint tools. PR_SET_SECCOMP only takes away.
     yield from never("prctl", 0, (PR_SET_MM,), errno=errno.EPERM)
