@@ -54,7 +54,10 @@ class Birth:
     def give_up_rights(self) -> None:
         """Keep nothing but what a fork into further namespaces will need, and that without effect until then."""
         linux.keep_capabilities(*linux.ENTERING, dormant=True)
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # entering the user namespace took it: /proc/self would not be ours
+        # entering a user namespace took it: /proc/self would not be ours. Who shares one with relatives goes without,
+        # or they could read it
+        if "user" in self.namespaces:
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
     def report(self, about: dict[str, Any]) -> None:
         """Tell the launcher that we are there, and wait until it lets us go on: our limits are set by then."""

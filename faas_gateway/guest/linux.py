@@ -35,7 +35,7 @@ ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
 OUR_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ)
 """What the launcher, the inits and Python itself ignore; a program that is executed starts with the defaults."""
 
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NAME = 4, 24, 15
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NAME = 3, 4, 24, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CAP_SYS_CHROOT, CAP_SYS_ADMIN = 18, 21
 ENTERING = (CAP_SYS_ADMIN, CAP_SYS_CHROOT)
@@ -85,9 +85,9 @@ def setns(fd: int, kind: int) -> None:
     _check(f"setns({kind:#x})", _libc.setns(fd, kind))
 
 
-def prctl(option: int, arg: int = 0) -> None:
+def prctl(option: int, arg: int = 0) -> int:
     zero = ctypes.c_ulong(0)
-    _check(f"prctl({option})", _libc.prctl(option, ctypes.c_ulong(arg), zero, zero, zero))
+    return _check(f"prctl({option})", _libc.prctl(option, ctypes.c_ulong(arg), zero, zero, zero))
 
 
 def set_name(name: str) -> None:

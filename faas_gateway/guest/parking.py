@@ -50,6 +50,7 @@ def park(control: socket.socket, channel: socket.socket, standard: Standard, nam
     state = carry.save_random()
     carry.hold(found)
     linux.raise_capabilities(*linux.ENTERING)
+    dumpable = linux.prctl(linux.PR_GET_DUMPABLE)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     dormant = Dormant(control)
     wire.send(control, {"parked": began, "paused_runtimes": paused[:100]})
@@ -65,7 +66,7 @@ def park(control: socket.socket, channel: socket.socket, standard: Standard, nam
             dormant.end()
             carry.unhold(found)
             linux.keep_capabilities(*linux.ENTERING, dormant=True)
-            linux.prctl(linux.PR_SET_DUMPABLE, 1)
+            linux.prctl(linux.PR_SET_DUMPABLE, dumpable)
             return None
         _let_go(channel, standard, found)  # settled: the session goes on in a child
 

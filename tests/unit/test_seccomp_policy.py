@@ -175,6 +175,8 @@ THREAD_FLAGS = 0x3D0F00  # what pthread_create gives: CLONE_VM, FS, FILES, SIGHA
         ("socketpair", (AF_PACKET, socket.SOCK_STREAM, 0), NO_FAMILY),
         *[("ioctl", (0, request), errno.EPERM) for request in (0x5412, 0x541C, 0x5423)],
         *[("ioctl", (0, request), ALLOW) for request in (0x5401, 0x5411, 0x5413, 0x541B, 0x541D, 0x5421, 0x8914)],
+        *[("ioctl", (0, request), errno.EPERM) for request in (0xB701, 0xB703, 0x8010B70B, 0x8020B70C, 0xC010B7FF)],
+        *[("ioctl", (0, request), ALLOW) for request in (0xB601, 0x80045430, 0x54B7)],
         ("prctl", (35,), errno.EPERM),
         *[("prctl", (option,), ALLOW) for option in (1, 4, 15, 22, 34, 36, 38, 0x59616D61)],
         *[("personality", (value,), ALLOW) for value in (0, 0x40000, 0xFFFFFFFF)],
