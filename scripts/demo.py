@@ -1,4 +1,4 @@
-"""Execute notebooks/quickstart.ipynb and show it in the terminal: `make demo`.
+"""Execute notebooks/quickstart.ipynb, or another notebook, and show it in the terminal: `make demo`.
 
 The executed notebook and its figures go to build/demo (or --output DIR); the source stays as it is. The exit
 status is 1 if a cell failed that should not have.
@@ -125,12 +125,12 @@ class Demo(NotebookClient):
             self.screen.line(f"... {len(lines) - MAX_LINES} lines more")
 
 
-async def run(screen: Screen, target: Path) -> int:
-    notebook: Any = nbformat.read(SOURCE, as_version=4)
+async def run(screen: Screen, source: Path, target: Path) -> int:
+    notebook: Any = nbformat.read(source, as_version=4)
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("figure-*.png"):
         old.unlink()
-    executed = target / SOURCE.name
+    executed = target / source.name
     kernel = uuid.uuid4().hex[:12]
     with tempfile.TemporaryDirectory(prefix="faas-demo-") as folder:
         # Without folders of kernelspecs it is the kernel of this very Python. Unix sockets open no port.
@@ -145,7 +145,7 @@ async def run(screen: Screen, target: Path) -> int:
             km=manager,
             timeout=CELL_TIMEOUT_S,
             record_timing=False,
-            resources={"metadata": {"path": str(SOURCE.parent)}},
+            resources={"metadata": {"path": str(source.parent)}},
         )
         demo.screen, demo.folder = screen, target
         try:
@@ -228,12 +228,13 @@ def end_sessions(kernel: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Execute the quickstart notebook and show it.")
+    parser = argparse.ArgumentParser(description="Execute a notebook and show it.")
     default = ROOT / "build" / "demo"
+    parser.add_argument("notebook", type=Path, nargs="?", default=SOURCE, help=f"default: {shown(SOURCE)}")
     parser.add_argument("--output", type=Path, metavar="DIR", default=default, help=f"default: {shown(default)}")
     options = parser.parse_args()
     try:
-        return asyncio.run(run(Screen(), options.output.resolve()))
+        return asyncio.run(run(Screen(), options.notebook.resolve(), options.output.resolve()))
     except KeyboardInterrupt:
         print("\nThe demo was interrupted.", file=sys.stderr)
         return 130

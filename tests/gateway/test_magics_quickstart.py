@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from notebook_demo import demo, figure, text, value
 from notebook_kernel import ROOT, plain
 
 SOURCE = ROOT / "notebooks" / "quickstart.ipynb"
-
-
-def demo(folder: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    own = {
-        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-        "HOME": str(folder),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "SECRET_TOKEN": "of the notebook",
-    }
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "demo.py", "--output", folder / "demo"],
-        env={**own, **env},
-        capture_output=True,
-        text=True,
-        timeout=1000,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +30,6 @@ def executed(
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-def text(cell: Any) -> str:
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
-
-
-def value(cell: Any) -> Any:
-    (data,) = [output.data for output in cell.outputs if output.output_type == "execute_result"]
-    return data
-
-
-def figure(cell: Any) -> bytes:
-    (image,) = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
-    return base64.b64decode(image)
 
 
 def test_the_data_are_loaded_and_shown_as_a_table(executed: Any):
