@@ -86,7 +86,7 @@ def clone_trees(readonly: list[Any], store: str) -> list[tuple[int, str]]:
 def base_tree(root: str, spec: dict[str, Any], trees: list[tuple[int, str]]) -> None:
     """Build the base tree on root and make it `/`; the host's mounts are gone afterwards."""
     linux.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64m,nr_inodes=16k")
-    for folder in ("proc", "dev", "store", "ro", "new", "empty", "skel"):
+    for folder in ("proc", "dev", "store", "ro", "new", "empty", "skel", "mask"):
         os.mkdir(f"{root}/{folder}")
     _skeleton(f"{root}/skel", spec)
     for fd, place in trees:
@@ -96,6 +96,7 @@ def base_tree(root: str, spec: dict[str, Any], trees: list[tuple[int, str]]) -> 
             open(target, "w").close()
         linux.move_mount(fd, target)
     _devices(f"{root}/dev")
+    _masks(root)
     linux.mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     os.chdir(root)
     linux.pivot_root(".", ".")
@@ -242,13 +243,22 @@ def _bind_read_only(source: str, target: str) -> None:
     linux.move_mount(fd, target)
 
 
+def _masks(root: str) -> None:
+    """What covers a file and a folder of /proc: read-only already, so that covering takes one call each."""
+    open(f"{root}/mask/file", "w").close()
+    os.mkdir(f"{root}/mask/folder")
+    _bind_read_only(f"{root}/dev/null", f"{root}/mask/file")
+    _bind_read_only(f"{root}/empty", f"{root}/mask/folder")
+
+
 def _mask(proc: str) -> None:
     for name in MASKED:
-        path = f"{proc}/{name}"
-        if os.path.isdir(path):
-            _bind_read_only("/empty", path)
-        elif os.path.exists(path):
-            _bind_read_only("/dev/null", path)
+        try:
+            linux.mount("/mask/file", f"{proc}/{name}", None, MS_BIND)  # a bind has the flags of what is bound
+        except NotADirectoryError:
+            linux.mount("/mask/folder", f"{proc}/{name}", None, MS_BIND)
+        except FileNotFoundError:
+            continue
     for name in READ_ONLY:
         path = f"{proc}/{name}"
         linux.mount(path, path, None, MS_BIND)
