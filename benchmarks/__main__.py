@@ -12,7 +12,17 @@ from benchmarks import machine, results
 from benchmarks.plan import STATE, Plan
 from benchmarks.report import Report
 
-NAMES = ("warm_cell", "new_session", "one_shots", "stdout", "idle_memory")
+NAMES = (
+    "warm_cell",
+    "new_session",
+    "one_shots",
+    "stdout",
+    "idle_memory",
+    "snapshots",
+    "branches",
+    "rewind",
+    "portable",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

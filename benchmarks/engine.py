@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 NONE = "no engine here"
@@ -46,6 +47,27 @@ def exec_seconds(name: str) -> float:
     started = time.perf_counter()
     _docker("exec", name, "true")
     return time.perf_counter() - started
+
+
+def commit_seconds(name: str) -> float:
+    """One `docker commit` of a container; the image is removed again."""
+    started = time.perf_counter()
+    made = _docker("commit", name).strip()
+    took = time.perf_counter() - started
+    _docker("image", "rm", made)
+    return took
+
+
+def commit_and_run_seconds(name: str, count: int) -> float:
+    """`docker commit` of a container, then so many `docker run`s of that at once, each with an answer."""
+    started = time.perf_counter()
+    made = _docker("commit", name).strip()
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(run_seconds, [made] * count))
+        return time.perf_counter() - started
+    finally:
+        _docker("image", "rm", "--force", made)
 
 
 def _docker(*arguments: str, deadline_s: float = 60) -> str:
