@@ -103,7 +103,7 @@ async def _measure(
                 await _close(branches)
                 await asyncio.sleep(SETTLE_S)
                 if count in PEERS:
-                    taken.plain.setdefault(count, []).append(await asyncio.to_thread(lambda n=count: plain.fork(n)[1]))
+                    taken.plain.setdefault(count, []).append(plain.fork(count)[1])
             taken.moved.append(await _move(client, session))
         await snapshot.delete()
         await _memory(running, client, session, many, taken)
@@ -111,8 +111,11 @@ async def _measure(
 
 async def _answered(client: FaaSClient, snapshot: Snapshot, count: int) -> tuple[float, list[Execution]]:
     started = time.perf_counter()
-    made = await client.snapshots.restore(snapshot, count)
-    branches = [made] if isinstance(made, Execution) else made
+    branches: list[Execution] = []
+    if count == 1:
+        branches.append(await client.snapshots.restore(snapshot))
+    else:
+        branches += await client.snapshots.restore(snapshot, count)
     await asyncio.gather(*map(data.ask, branches))
     return time.perf_counter() - started, branches
 
