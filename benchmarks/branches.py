@@ -83,6 +83,7 @@ def run(plan: Plan) -> Report:
             "looked at. Engine alone: the same through the backend, without gateway, HTTP and SDK. As "
             "before: as with the snapshot and before its branches, once they are closed and it is deleted.",
             QUOTED,
+            *([f"A smoke run: {mb} MB and {many} branches stand for 1 GB and 100."] if plan.quick else []),
         ],
     )
 
