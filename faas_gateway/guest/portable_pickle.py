@@ -32,6 +32,7 @@ LARGE_BYTES = 4 << 20
 """From this size on, what pickle would copy as a whole is written piece by piece."""
 
 _CACHED: Any = type(functools.lru_cache(int))
+_NEAR_BYTES = 256 << 10
 _FILES = (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
 _SENTINELS = (("dataclasses", "MISSING"), ("dataclasses", "KW_ONLY"), ("dataclasses", "_HAS_DEFAULT_FACTORY"))
 _STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
@@ -220,9 +221,30 @@ def _file(file: Any) -> tuple[Any, ...]:
     path = os.readlink(f"/proc/self/fd/{number}")
     if os.fstat(number).st_nlink == 0 or not os.path.exists(path):
         raise pickle.PicklingError("an open file that was deleted")
-    if file.writable():
+    # The files of a snapshot are as they were without what is in the buffer.
+    pending = _flush(file, number, path) if file.writable() and not isinstance(file, io.FileIO) else (0, b"")
+    return rebuild.open_file, (path, {**_how(file, file.tell()), "pending": pending})
+
+
+def _flush(file: Any, number: int, path: str) -> tuple[int, bytes]:
+    """Where something came to be in the file that was in the buffer, and what."""
+    at = os.fstat(number).st_size if "a" in file.mode else os.lseek(number, 0, os.SEEK_CUR)
+    if "a" in file.mode or not file.readable():
         file.flush()
-    return rebuild.open_file, (path, _how(file, file.tell()))
+        end = os.lseek(number, 0, os.SEEK_CUR)
+        if end <= at:
+            return 0, b""
+        with open(path, "rb", buffering=0) as there:
+            return at, os.pread(there.fileno(), end - at, at)
+    # What was read ahead lies in the same buffer, before or behind: it is somewhere near.
+    start = max(0, at - _NEAR_BYTES)
+    with open(path, "rb", buffering=0) as there:
+        before = os.pread(there.fileno(), 2 * _NEAR_BYTES, start)
+        file.flush()
+        after = os.pread(there.fileno(), 2 * _NEAR_BYTES, start)
+    if before == after:
+        return 0, b""
+    return start, after
 
 
 def _how(file: Any, position: int | None) -> dict[str, Any]:

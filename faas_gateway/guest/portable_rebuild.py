@@ -61,6 +61,9 @@ def open_file(path: str, how: dict[str, Any]) -> Any:
         return os.open(name, flags & ~(os.O_TRUNC | os.O_EXCL), 0o666)
 
     raw = io.FileIO(path, mode.replace("b", "").replace("t", ""), opener=opener)
+    at, pending = how.get("pending", (0, b""))
+    if pending and not ("a" in mode and os.fstat(raw.fileno()).st_size > at):  # else it has come there already
+        os.pwrite(raw.fileno(), pending, at)
     raw.name = how["name"]
     file: Any = raw
     if how["kind"] == "random":

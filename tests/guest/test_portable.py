@@ -109,6 +109,24 @@ answer = [r.readline(), r.name, w.mode, x.read().decode(), raw.readline().decode
     assert pair.run("restore", after=after)["value"] == expected
 
 
+def test_what_is_in_the_buffer_of_an_open_file_travels_with_it(pair: Pair) -> None:
+    before = """
+w = open('w.txt', 'w'); w.write('done '); w.flush(); w.write('pending ')
+a = open('a.txt', 'a'); a.write('pending ')
+both = open('both.bin', 'wb+'); both.write(b'abcdef'); both.flush(); both.seek(2); both.write(b'Z')
+"""
+    assert pair.run("capture", before=before)["excluded"] == []
+    # A snapshot's files are as they were before its variables were written.
+    for name, text in (("w.txt", "done "), ("a.txt", ""), ("both.bin", "abcdef")):
+        (pair.folder / name).write_text(text)
+    after = """
+for file in (w, a): file.write('ended'); file.close()
+both.write(b'+'); both.close()
+answer = [open(name).read() for name in ('w.txt', 'a.txt', 'both.bin')]
+"""
+    assert pair.run("restore", after=after)["value"] == ["done pending ended", "pending ended", "abZ+ef"]
+
+
 def test_directory_environment_and_cell_number_travel_but_not_what_the_sandbox_was_given(pair: Pair) -> None:
     (pair.folder / "sub").mkdir()
     before = "import os\nos.chdir('sub')\nos.environ['MINE'] = 'set'\ndel os.environ['HOME']\nx = 1"
