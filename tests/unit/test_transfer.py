@@ -132,6 +132,13 @@ async def test_a_reader_that_is_gone_is_noticed(pipe: Pipe, tmp_path: Path) -> N
         await send(f.fileno(), pipe.write)
 
 
+async def test_a_reader_that_goes_once_it_has_all_is_no_error(pipe: Pipe, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"all")
+    pipe.close(pipe.read)
+    with (tmp_path / "f").open("rb") as f:
+        assert await send(f.fileno(), pipe.write, offset=3) == 0
+
+
 async def test_a_full_disk_is_an_error_of_the_disk(pipe: Pipe) -> None:
     pipe.writes(bytes(100_000))
     full = os.open("/dev/full", os.O_WRONLY)

@@ -28,6 +28,7 @@ from faas_gateway.backends.native import receipts, transfer
 from faas_gateway.backends.native.endings import is_readable, signal_group
 from faas_gateway.backends.native.pump import Channel, Output, Pipe
 from faas_gateway.backends.native.session import STATUS_S, NativeSandbox
+from faas_gateway.backends.native.unwrap import single_error
 
 QUEUE_CHUNKS = 16
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20
@@ -210,21 +211,23 @@ class PythonSandbox(NativeSandbox):
                 await self._post_descriptor(theirs)
                 os.close(theirs)
                 theirs = -1
-                async with anyio.create_task_group() as group:
+                with single_error():
+                    async with anyio.create_task_group() as group:
 
-                    async def until_end() -> None:
-                        await self.wait()
+                        async def until_end() -> None:
+                            await self.wait()
+                            group.cancel_scope.cancel()
+
+                        group.start_soon(until_end)
+                        if kind == "capture":
+                            moved = await transfer.receive(ours, fd, CAPTURE_LIMIT_BYTES)
+                        else:
+                            with contextlib.suppress(BrokenPipeError):  # it read no further: its answer says why
+                                moved = await transfer.send(fd, ours)
+                            os.close(ours)
+                            ours = -1
+                        m = await future
                         group.cancel_scope.cancel()
-
-                    group.start_soon(until_end)
-                    if kind == "capture":
-                        moved = await transfer.receive(ours, fd, CAPTURE_LIMIT_BYTES)
-                    else:
-                        moved = await transfer.send(fd, ours)
-                        os.close(ours)
-                        ours = -1
-                    m = await future
-                    group.cancel_scope.cancel()
                 self.check()
             finally:
                 self._forget_reply(number)

@@ -81,8 +81,8 @@ async def send(
     """
 
     def work(wait: _Wait) -> int:
-        at = offset
-        while wait.ready(pipe_fd, select.POLLOUT):
+        at, end = offset, os.fstat(file_fd).st_size
+        while at < end and wait.ready(pipe_fd, select.POLLOUT):  # once all is sent, the reader may have gone
             moved = _splice(file_fd, pipe_fd, PIPE_BYTES, at)
             if moved == 0:
                 break
