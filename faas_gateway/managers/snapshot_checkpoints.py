@@ -112,7 +112,8 @@ class Checkpoints:
             DeadlineError: code still runs, or something beside it, after the time.
             ExecutionEndedError, StartFailed, CapacityError
         """
-        self._find(execution, body.request_id)  # what is not there is said without a wait
+        if not self._may_come(execution, body.request_id):
+            self._find(execution, body.request_id)  # what is not there is said without a wait
         async with execution.still.quiet(body.timeout):
             held = self._find(execution, body.request_id)
             await self._go_back(execution, held)
@@ -153,6 +154,11 @@ class Checkpoints:
         execution.generation = held.depth + 1 if made.form == "live" else 0
         execution.last_request_id = None if held.request_id == START else held.request_id
         await execution.replace_sandbox(result.sandbox)
+
+    @staticmethod
+    def _may_come(execution: LiveExecution, request_id: str) -> bool:
+        """Whether its checkpoint may be in the making: that is done after the request's result was told."""
+        return execution.terms.checkpoints_kept > 0 and request_id in (START, execution.last_request_id)
 
     def _find(self, execution: LiveExecution, request_id: str) -> HeldSnapshot:
         ring = self._rings.get(execution.terms.id, _Ring())
