@@ -24,7 +24,8 @@ COPY_LIMIT_BYTES = 1 << 30
 """Of all that every child would have to copy before it can answer: shared memory, and open files without a name."""
 
 SHARED_MEMORY = "/dev/shm"
-_AGENT = "faas-agent"
+_OURS = ("faas-agent", "faas-init")
+"""Agents of the gateway, by name; one that was forked a moment ago still has that of the init."""
 _TERMINALS = ("/dev/pts/", "/dev/ptmx", "/dev/tty", "/dev/console")
 _REMADE = {
     "file": ("file", "opened again at its place"),
@@ -147,7 +148,7 @@ def _processes(*, sandbox: bool) -> Iterator[dict[str, Any]]:
                     continue  # of a branch that is in the same pid namespace, where none deeper could be made
         except OSError:
             continue  # it ended meanwhile
-        if comm == _AGENT:
+        if comm in _OURS:
             continue
         name = f"{pid}: {command or comm}"
         if ended:
