@@ -270,13 +270,19 @@ class Sessions:
             execution = interrupts.wait(client.executions.get, name)
         except UnknownExecutionError:
             return None
-        if execution.status in _ENDED:
-            return None
-        return Session(name, execution, Options(env=execution.environment, name=name))
+        found = Session(name, execution, Options(env=execution.environment, name=name))
+        if execution.status not in _ENDED:
+            return found
+        if execution.id == name:  # an id stands for this one alone: a new session would not be it
+            found.end(execution.info.end_code or execution.status, execution.info.end_reason or "")
+            raise SessionError(sentence(f"{found} {found.ended}", _GONE))
+        return None
 
     def _join(self, found: Session, last: Session | None, options: Options) -> Session:
         found.check(options)
         self._sessions[found.name] = found
+        if found.name == found.execution.id:
+            return found  # asked for by its id, like a branch: it can be no other
         was = f"; the last one {last.ended}" if last is not None and last.ended else ""
         note(f"joined {found}, which was open already{was}")
         return found

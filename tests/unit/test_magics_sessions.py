@@ -49,6 +49,21 @@ def test_a_named_session_is_found_again_from_another_notebook(shell: Shell, caps
     assert "--env python-ai" in str(error)
 
 
+def test_a_session_that_is_named_by_its_id_is_joined_without_a_remark(shell: Shell, capsys: pytest.CaptureFixture[str]):
+    branch = shell.client.executions.create("python", name="branch")
+    branch.names["x"] = 5
+    assert repr(shell.run(f"%%faas --name {branch.id}\nx")) == "5"
+    assert capsys.readouterr().err == ""
+
+
+def test_no_new_session_takes_the_id_of_one_that_has_ended(shell: Shell):
+    branch = shell.client.executions.create("python", name="branch")
+    branch.end("oom")
+    error = shell.fail(f"%%faas --name {branch.id}\n1")
+    assert f"session '{branch.id}' (python) ran out of memory" in str(error)
+    assert len(shell.client.executions.all) == 1
+
+
 def test_a_name_that_another_notebook_takes_meanwhile_is_joined(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
