@@ -152,6 +152,8 @@ class Layer:
         self.kept = kept
         """It outlasts us: whoever asked for that removes it."""
         self.users = 1
+        self.mounting = 0
+        """Sandboxes whose init mounts it just now, by its path: it must not be moved meanwhile."""
 
     @property
     def upper(self) -> str:

@@ -15,8 +15,11 @@ import boxes
 import processes
 import schedule
 import wire
-from sandboxes import DEPTH_LIMIT, Made, Sandboxes, set_process_limit
+from sandboxes import DEPTH_LIMIT, Made, Sandboxes, Steps, set_process_limit
 from templates import START_S
+
+MOUNTING_S = 0.005
+"""Between two looks at whether files that are to be moved are still being mounted by their path, seconds."""
 
 
 class Refused(Exception):
@@ -108,9 +111,12 @@ class Freezer:
         if child is not None and child.below in (box, box.below) and isinstance(status, int):
             self._on_exit(child, status)
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str) -> Steps:
         """Move a frozen sandbox's files to where they outlast us, and those under them that are still ours."""
-        for layer in self._sandboxes.get(name).branch_layers():
+        box = self._sandboxes.get(name)
+        while any(layer.mounting for layer in box.branch_layers()):
+            yield from schedule.pause(MOUNTING_S)
+        for layer in box.branch_layers():
             if not layer.kept:
                 self._run.move(layer, f"kept/{layer.name}")
                 layer.kept = True

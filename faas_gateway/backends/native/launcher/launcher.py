@@ -91,7 +91,7 @@ class Launcher:
         elif op == "ahead":
             yield from self._sandboxes.ahead(self._sandboxes.get(m["frozen"]), m["count"], m)
         elif op == "keep":
-            self._freezer.keep(m["box"])
+            yield from self._freezer.keep(m["box"])
         elif op == "unkeep":
             return {"used": self._freezer.unkeep(m["folder"])}, []
         elif op == "rename":

@@ -168,6 +168,9 @@ class Sandboxes:
                 for fd in user:
                     os.close(fd)
                 user = []
+            for layer in box.lowers:
+                layer.mounting += 1
+            mounted = list(box.lowers)
             try:
                 received = expect((yield near, START_S), "the sandbox's init ended")
             except OSError as e:
@@ -176,6 +179,9 @@ class Sandboxes:
                     box.discard_files()
                     continue
                 raise
+            finally:
+                for layer in mounted:
+                    layer.mounting -= 1
             template.files = box.files = files
             box.adopt(near, received.pid)
             return received

@@ -5,6 +5,7 @@ The launcher cannot use asyncio: every init is a fork of it and inherits what it
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import time
@@ -29,6 +30,13 @@ Task = Generator[Wait, wire.Received, None]
 
 class DeadlinePassed(OSError):
     """The peer did not answer in time."""
+
+
+def pause(seconds: float) -> Generator[Wait, wire.Received, None]:
+    """Let others go on."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.suppress(DeadlinePassed):
+        yield ours, seconds
 
 
 class Loop:
