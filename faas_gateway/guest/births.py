@@ -61,7 +61,7 @@ class Birth:
 
     def report(self, about: dict[str, Any]) -> None:
         """Tell the launcher that we are there, and wait until it lets us go on: our limits are set by then."""
-        wire.send(self.ready, {"pid": os.getpid(), **about})
+        wire.send(self.ready, {"pid": os.getpid(), **wire.fit(about)})
         if wire.receive(self.ready).message is None:
             os._exit(1)
         self.ready.close()

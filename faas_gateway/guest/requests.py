@@ -135,7 +135,7 @@ class Session:
             try:
                 birth = parking.park(control, self._channel, self._standard, self._kernel.shell.user_ns)
             except parking.Refused as e:
-                wire.send(control, {"refused": e.losses[:1000]})
+                wire.send(control, {"refused": wire.fit(e.losses)})
                 return
         if birth is not None:
             self._channel.close()

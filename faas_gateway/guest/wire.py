@@ -14,7 +14,10 @@ import struct
 from typing import Any
 
 MESSAGE_LIMIT_BYTES = 128 << 10
+_FIT_BYTES = 96 << 10
+_FIT_TEXT, _FIT_NUMBER, _FIT_DEPTH = 500, 1 << 53, 4
 _MAX_FDS = 64
+_MAX_ERRNO, _EIO, _EBADMSG = 4096, 5, 74
 _CRED = struct.Struct("3i")
 
 Message = dict[str, Any]
@@ -46,7 +49,42 @@ def failure(error: OSError) -> Message:
 
 def error(message: Message) -> OSError:
     """The error that such a message stands for."""
-    return OSError(message["errno"], message["error"], message["where"] or None)
+    number, where = message.get("errno"), message.get("where")
+    known = isinstance(number, int) and 0 <= number < _MAX_ERRNO
+    return OSError(
+        number if known else _EIO, str(message.get("error"))[:_FIT_TEXT], str(where or "")[:_FIT_TEXT] or None
+    )
+
+
+class Malformed(OSError):
+    """What came is no message: user code runs in the peer."""
+
+    def __init__(self) -> None:
+        super().__init__(_EBADMSG, "a process in which user code runs sent something that is no message")
+
+
+def fit(value: Any) -> Any:
+    """A value with its texts, lists and depth cut to what fits into a message beside other things."""
+    for items in (1000, 100, 10, 1):
+        cut = _cut(value, items, _FIT_DEPTH)
+        if len(json.dumps(cut)) <= _FIT_BYTES:
+            return cut
+    return None
+
+
+def _cut(value: Any, items: int, depth: int) -> Any:
+    if isinstance(value, str):
+        return value[:_FIT_TEXT]
+    if isinstance(value, int):
+        return value if abs(value) < _FIT_NUMBER else 0
+    if isinstance(value, float):
+        return value
+    if isinstance(value, dict) and depth:
+        pairs: list[tuple[Any, Any]] = list(value.items())[:items]  # type: ignore[misc]
+        return {str(k)[:_FIT_TEXT]: _cut(v, items, depth - 1) for k, v in pairs}
+    if isinstance(value, list) and depth:
+        return [_cut(v, items, depth - 1) for v in value[:items]]  # type: ignore[misc]
+    return None
 
 
 class Received:
@@ -69,7 +107,7 @@ class Received:
 
 
 def receive(sock: socket.socket) -> Received:
-    """The next message. ECONNRESET counts as end of file: the peer went with our messages unread."""
+    """The next message. ECONNRESET counts as end of file: the peer went with our messages unread. Raises Malformed."""
     try:
         data, ancillary, _flags, _address = sock.recvmsg(
             MESSAGE_LIMIT_BYTES,
@@ -86,4 +124,14 @@ def receive(sock: socket.socket) -> Received:
             fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
         elif kind == socket.SCM_CREDENTIALS:
             pid = _CRED.unpack(value)[0]
-    return Received(json.loads(data) if data else None, list(fds), pid)
+    received = Received(None, list(fds), pid)
+    if data:
+        try:
+            message = json.loads(data)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            received.close()
+            raise Malformed
+        received.message = message
+    return received

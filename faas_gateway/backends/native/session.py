@@ -127,6 +127,11 @@ class NativeSandbox(Sandbox, ABC):
     def has_ended(self) -> bool:
         return self._ended.done()
 
+    @property
+    def is_freezing(self) -> bool:
+        """It is being frozen, or is: its name is another's, and nobody can look into it by that."""
+        return self._frozen
+
     async def claim(self, name: str) -> None:
         """Give a sandbox that was made ahead the name of the execution that it is now for."""
         try:

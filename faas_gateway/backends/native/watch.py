@@ -87,7 +87,7 @@ class _Watch:
             except (FileProblem, StartFailed):
                 return None  # its processes are used up, or the launcher is busy or gone, just now
             except (AgentGone, TimeoutError):
-                return self._not_counted()
+                return None if sandbox.is_freezing else self._not_counted()
             self._missed_since = None
             cpu_s = float(counted["cpu"]) if cpu_s is None else cpu_s
             processes = int(counted["processes"])

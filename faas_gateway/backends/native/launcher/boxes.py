@@ -224,6 +224,8 @@ class Box:
         they have ended, or its number could be another's."""
         self.user = -1
         """Its user namespace, where it is not shared."""
+        self.unreported = 0
+        """Guests forked by its dormant one, of whose end that has not told."""
         self.next_user = -1
         """One below it, made ahead for the next sandbox there."""
         self.depth = 0 if below is None else below.depth + (not beside)

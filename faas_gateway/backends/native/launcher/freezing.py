@@ -21,6 +21,8 @@ from templates import START_S
 MOUNTING_S = 0.005
 """Between two looks at whether files that are to be moved are still being mounted by their path, seconds."""
 
+MAX_STATUS = 255
+
 
 class Refused(Exception):
     """The guest has something that cannot be forked, and goes on; `losses` names it."""
@@ -64,7 +66,9 @@ class Freezer:
                     wire.send(control, {"op": "resume"})
                 control.close()
             box.control = None
-            if box.init is not None and not box.ended():
+            with contextlib.suppress(
+                OSError
+            ):  # it was closed meanwhile; one that has only died is to be closed by its name
                 self._sandboxes.rename(m["as"], m["box"])
             raise
         if control is not None:
@@ -84,9 +88,10 @@ class Freezer:
         if box.depth < DEPTH_LIMIT:
             yield from self._sandboxes.user_namespace(box)  # while the guest prepares
         received = yield box.control, START_S
-        parked = received.message
-        if parked is None:
+        received.close()  # nobody asked for descriptors
+        if received.message is None:
             raise OSError(32, "the guest ended")
+        parked = wire.fit(received.message)
         if "refused" in parked:
             raise Refused(parked["refused"])
         set_process_limit(box.guest_pid)
@@ -94,21 +99,26 @@ class Freezer:
         return about | {"parked": parked}, fds
 
     def _spoke(self, box: boxes.Box, control: socket.socket) -> None:
-        """A dormant guest tells how its children ended. User code ran in it: nothing it says is believed unchecked."""
+        """A dormant guest tells how its children ended. User code ran in it: nothing it says is believed unchecked, and
+        one that says what it cannot know is not listened to any more.
+        """
         try:
-            m = wire.receive(control).message
-        except ValueError:
-            m = None
-        if m is None:
+            received = wire.receive(control)
+        except OSError:
+            received = wire.Received(None, [], 0)
+        received.close()
+        m = received.message
+        status = None if m is None else m.get("status")
+        if m is None or not isinstance(status, int) or abs(status) > MAX_STATUS or not box.unreported:
             self._loop.unwatch(control.fileno())
             if box.control is control:
                 control.close()
                 box.control = None
                 self._on_gone(box)
             return
+        box.unreported -= 1
         child = self._sandboxes.made_as(str(m.get("box")))
-        status = m.get("status")
-        if child is not None and child.below in (box, box.below) and isinstance(status, int):
+        if child is not None and child.below in (box, box.below):
             self._on_exit(child, status)
 
     def keep(self, name: str) -> Steps:

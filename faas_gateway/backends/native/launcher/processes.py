@@ -18,6 +18,14 @@ def number_inside(pid: int) -> int:
         return 0
 
 
+def is_in_tree(pid: int, tree: int) -> bool:
+    """Whether a process, of which somebody holds a pidfd, is in the mount namespace with that inode."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino == tree
+    except OSError:
+        return False
+
+
 def kill_in_tree(tree: int) -> bool:
     """Kill every process in the mount namespace with that inode. True: there may be more, which were just forked.
 

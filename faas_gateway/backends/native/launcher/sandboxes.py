@@ -15,6 +15,7 @@ from typing import Any
 
 import boxes
 import cgroups
+import processes
 import schedule
 import wire
 from templates import START_S, Template, Templates, expect, no_overlay
@@ -230,16 +231,21 @@ class Sandboxes:
                 order |= {"continuing": bool(m.get("continuing")), "reseed": bool(m.get("reseed"))}
             try:
                 wire.send(control, order, [*far, *room.namespaces])
+                if source is not None:
+                    source.unreported += 1
             finally:
                 for fd in far:
                     os.close(fd)
             received = expect((yield ready, START_S), "the guest ended before it was ready")
-            assert received.message is not None
+            received.close()  # nobody asked for descriptors
+            said = wire.fit(received.message)
             box.adopt_guest(received.pid)
+            if not processes.is_in_tree(received.pid, os.fstat(room.namespaces[room.names.index("mnt")]).st_ino):
+                raise OSError(1, "another process than the new guest answered")
             fds.append(os.dup(box.guest_pidfd))
             self._limit(box, m, [received.pid])
             wire.send(ready, {"go": True})
-            return {"receipt": received.message.get("receipt"), "at": received.message.get("at")}
+            return {"receipt": said.get("receipt"), "at": said.get("at")}
 
     def _limit(self, box: boxes.Box, m: wire.Message, guests: list[int]) -> None:
         """Put the sandbox's processes under its limits, before any of the user's code runs."""

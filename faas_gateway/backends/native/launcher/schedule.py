@@ -92,8 +92,12 @@ class Loop:
         elif fd in self._waiting:
             task, sock, _ = self._waiting.pop(fd)
             self._epoll.unregister(fd)
-            received = wire.receive(sock) if isinstance(sock, socket.socket) else wire.Received(None, [], 0)
-            self._advance(task, received, None)
+            try:
+                received = wire.receive(sock) if isinstance(sock, socket.socket) else wire.Received(None, [], 0)
+            except OSError as e:
+                self._advance(task, None, e)
+            else:
+                self._advance(task, received, None)
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -215,6 +215,7 @@ def expect(received: wire.Received, gone: str = "a process of the sandbox ended"
     if received.message is None:
         raise OSError(32, gone)
     if "error" in received.message:
+        received.close()
         raise wire.error(received.message)
     return received
 
