@@ -34,6 +34,7 @@ def main() -> None:
     warm_up(kernel)
     forking.forget_loops()
     program = importlib.import_module("faas_guest.filter").program(kind="guest")
+    importlib.import_module("faas_guest.libraries").merge()
     forking.freeze()
     control.send(
         json.dumps({"ready": True, "threads": len(os.listdir("/proc/self/task")), "missing": missing}).encode()

@@ -15,7 +15,7 @@ import socket
 from time import monotonic
 from typing import Any
 
-from . import carry, inventory, linux, runtimes, wire
+from . import carry, inventory, libraries, linux, runtimes, wire
 from .births import Birth, Dormant
 from .streams import Standard
 
@@ -43,6 +43,7 @@ def park(control: socket.socket, channel: socket.socket, standard: Standard, nam
     began = monotonic()
     loop: Any = asyncio.get_running_loop()
     paused = runtimes.prepare()
+    libraries.merge()
     found = inventory.look(_ours(loop, channel, standard) | {control.fileno()})
     if not found.can_fork:
         raise Refused([loss for loss in found.losses if loss["effect"] == "portable_only"])

@@ -18,8 +18,8 @@ from faas_gateway.backends.native.session import NativeSandbox
 IDLE_S, TICK_S = 10.0, 0.25
 WALK_S, LONGEST_WALK_S = 0.5, 8.0
 COUNT_S, UNCOUNTED_S = 3.0, 6.0
-LOOKS_PER_S = 40
-"""At all sandboxes together: with more than ten of them each is looked at less often than every TICK_S."""
+LOOKS_PER_S = 20
+"""At all sandboxes together: with more than five of them each is looked at less often than every TICK_S."""
 SLACK_BYTES = 64 << 20
 QUIET_CPU = 0.02
 """A session that runs no request is left alone while it has one process, and that takes less of a processor."""
@@ -58,9 +58,7 @@ class _Watch:
 
     async def run(self) -> None:
         while True:
-            await anyio.sleep(
-                max(self._pace.interval_s, 2 * self._took_s)
-            )  # counting very many files must not be all we do
+            await self._rest()
             started = anyio.current_time()
             if self._is_due(started):
                 ended = await self._look()
@@ -68,6 +66,12 @@ class _Watch:
                 if ended is not None:
                     await self._sandbox.kill(ended)
                     return
+
+    async def _rest(self) -> None:
+        """Until the next look; later, when more sandboxes come meanwhile, or counting very many files takes long."""
+        since = anyio.current_time()
+        while (left := since + max(self._pace.interval_s, 2 * self._took_s) - anyio.current_time()) > 0:
+            await anyio.sleep(left)
 
     def _is_due(self, now: float) -> bool:
         ran = self._sandbox.begun != self._begun
