@@ -6,7 +6,8 @@ is no process to lose, `exit` ends one request only, and the state is plain text
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import shlex
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,8 @@ _STATE = "/run/faas/state.sh"
 # builtins only: a fork each would double the time of a short command. The agent puts STATE.new in its place.
 _RUNNER = f"""
 [ -r {_STATE} ] && . {_STATE} && cd -- "$__faas_folder"
+eval "$__faas_given"
+unset __faas_given
 __faas_save() {{
   __faas_status=$?
   __faas_folder=$PWD
@@ -40,10 +43,24 @@ set -a
 """
 
 
+def _given(env_vars: Mapping[str, str]) -> str:
+    """Shell code that sets what a session was given and does not have yet: a branch is given what its source was not.
+
+    What the state remembers as given before is left as the session's own code may have changed it since.
+    """
+    lines: list[str] = []
+    for name, value in env_vars.items():
+        if name.isascii() and name.isidentifier():
+            quoted, was = shlex.quote(value), f"__faas_was_{name}"
+            lines.append(f'[ "${{{was}-}}" = ={quoted} ] || export {name}={quoted} {was}=={quoted}')
+    return "\n".join(lines)
+
+
 class ShellSandbox(NativeSandbox):
     async def execute(self, request: CodeRequest, sink: Sink) -> Reply:
         cell = f"/run/faas/cell-{request.id[:64]}"
-        command = CommandRequest(request.id, ("/bin/sh", "-c", _RUNNER, cell))
+        given = {"__faas_given": _given(self._agents.env)}
+        command = CommandRequest(request.id, ("/bin/sh", "-c", _RUNNER, cell), env_vars=given)
         reply = await self.run_script(command, sink, Script(cell, request.code + "\n", _STATE))
         if self.writes_blocked and reply.status == "error":
             return replace(reply, code="disk_full", hint="The sandbox's disk limit is reached: delete files first.")
