@@ -7,12 +7,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from faas import SyncExecution, SyncFaaSClient, SyncSnapshotHandle, errors
 from live import LiveGateway, wait_until
-from rings import GONE_S, Ring, Victim, is_alive
-
-ROOM_S = 120.0
+from rings import GONE_S, Ring, Victim
 
 
 @dataclass
@@ -32,8 +29,8 @@ class Family:
 
     def adopt(self, execution: SyncExecution) -> Victim:
         victim = Victim(self.ring, execution)
-        victim.look()
         self.members.append(victim)
+        victim.look()
         return victim
 
     def snapshot(self, victim: Victim, portable: str = "never", timeout: float = 30) -> SyncSnapshotHandle:
@@ -43,7 +40,11 @@ class Family:
         return taken
 
     def branch(self, snapshot: SyncSnapshotHandle, count: int = 1) -> list[Victim]:
-        return [self.adopt(execution) for execution in self.client.snapshots.branch(snapshot, count)]
+        made = [Victim(self.ring, e) for e in self.client.snapshots.branch(snapshot, count)]
+        self.members += made  # all of them, before a look at one that does not answer
+        for victim in made:
+            victim.look()
+        return made
 
     def close(self) -> None:
         for victim in self.members:
@@ -70,7 +71,3 @@ def family(ring: Ring) -> Generator[Family]:
 def kept(live: LiveGateway, names: set[str]) -> list[Path]:
     """Files of snapshots with these ids, in the folder of snapshots and among the layers that are kept."""
     return [p for p in live.state.rglob("*") if any(name in p.name for name in names)]
-
-
-def tree(process: psutil.Process) -> list[psutil.Process]:
-    return [p for p in [process, *process.children(recursive=True)] if is_alive(p)]
