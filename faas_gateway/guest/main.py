@@ -36,6 +36,7 @@ def main() -> None:
     program = importlib.import_module("faas_guest.filter").program(kind="guest")
     importlib.import_module("faas_guest.libraries").merge()
     forking.freeze()
+    importlib.import_module("faas_guest.heap").collapse()
     control.send(
         json.dumps({"ready": True, "threads": len(os.listdir("/proc/self/task")), "missing": missing}).encode()
     )

@@ -1,7 +1,7 @@
-"""Namespaces made ahead for the branches of a snapshot: the next ones are then only forked.
+"""Branches of a snapshot forked ahead: the next ones asked for are then only let go.
 
-As many as were asked for last, since who branches a snapshot once often does so again, for a while; and a few for a
-snapshot that was just taken. Nobody is in them but an init.
+As many as were asked for last, since who branches a snapshot once often does so again, for a while; and some for a
+snapshot that was just taken. They wait before any of the user's code runs, and are made while nothing else is done.
 """
 
 from __future__ import annotations
@@ -16,23 +16,31 @@ from faas_gateway.backends.base import Limits, StartFailed
 if TYPE_CHECKING:
     from faas_gateway.backends.native.frozen import NativeFrozen
 
-FIRST, MOST = 2, 100
-DELAY_S = 0.2
-"""What was asked for has the processors first."""
+FIRST, MOST = 8, 100
+EACH_BYTES = 16 << 20
+"""A branch and its init take less: so much of the machine's free memory has to be there for each, ten times over."""
+QUIET_S = 0.2
+"""No sandbox has run anything for so long: what was asked for has the processors first."""
+PATIENCE_S = 30.0
+STEP = 4
 HELD_S, LET_GO_S = 20.0, 100.0
 
-Make = Callable[["NativeFrozen", int, Limits], Awaitable[None]]
+Make = Callable[["NativeFrozen", int, int, Limits], Awaitable[None]]
+"""Of which snapshot, how many at least and at most, and their limits."""
 
 
 class Ahead:
-    """Decides how many; `make` has them made. spawn starts a task that ends with the backend."""
+    """Decides how many; `make` has them made. spawn starts a task that ends with the backend; is_quiet says whether
+    no sandbox runs anything."""
 
-    def __init__(self, spawn: Callable[..., Any], make: Make) -> None:
+    def __init__(self, spawn: Callable[..., Any], make: Make, is_quiet: Callable[[], bool]) -> None:
         self._spawn = spawn
         self._make = make
+        self._is_quiet = is_quiet
         self._wishes: dict[NativeFrozen, int] = {}
         self._fresh: NativeFrozen | None = None
         self._number = 0
+        self._noisy_at = 0.0
 
     def frozen(self, frozen: NativeFrozen, limits: Limits) -> None:
         """A snapshot was taken; who branches will likely branch this one."""
@@ -54,19 +62,48 @@ class Ahead:
 
     def _wish(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
         self._number += 1
+        self._noisy_at = anyio.current_time()
         self._wishes[frozen] = self._number
         self._spawn(self._fulfil, frozen, count, limits, self._number)
 
     async def _fulfil(self, frozen: NativeFrozen, count: int, limits: Limits, number: int) -> None:
-        for delay_s, kept in ((DELAY_S, count), (HELD_S, min(count, 1)), (LET_GO_S, 0)):
-            await anyio.sleep(delay_s)
-            if self._wishes.get(frozen) != number:
-                return  # something else is wanted by now
-            try:
-                await self._make(frozen, kept, limits)
-            except (StartFailed, OSError):
-                return  # they only save time
-            if not count:
-                break
+        try:
+            for made in (*range(STEP, count, STEP), count):
+                if count and not await self._quiet():
+                    break
+                if not await self._set(frozen, made, count, limits, number):
+                    return
+            if count:
+                await anyio.sleep(HELD_S)
+                if await self._set(frozen, 0, min(count, 2), limits, number):
+                    await anyio.sleep(LET_GO_S)
+                    await self._set(frozen, 0, 0, limits, number)
+        except (StartFailed, OSError):
+            return  # they only save time
+        finally:
+            if self._wishes.get(frozen) == number:
+                del self._wishes[frozen]
+
+    async def _set(self, frozen: NativeFrozen, least: int, most: int, limits: Limits, number: int) -> bool:
+        """False: something else is wanted by now."""
         if self._wishes.get(frozen) == number:
-            del self._wishes[frozen]
+            room = _room_for()
+            await self._make(frozen, min(least, room), min(most, room), limits)
+        return self._wishes.get(frozen) == number
+
+    async def _quiet(self) -> bool:
+        """Wait until nothing has run for a moment. False: that did not come about."""
+        with anyio.move_on_after(PATIENCE_S):
+            while True:
+                if not self._is_quiet():
+                    self._noisy_at = anyio.current_time()
+                elif anyio.current_time() - self._noisy_at >= QUIET_S:
+                    return True
+                await anyio.sleep(QUIET_S / 4)
+        return False
+
+
+def _room_for() -> int:
+    with open("/proc/meminfo") as f:
+        available = next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable:"))
+    return available // (10 * EACH_BYTES)

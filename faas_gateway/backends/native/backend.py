@@ -128,6 +128,7 @@ class NativeBackend(SandboxBackend):
                 launcher,
                 "memory" in hello["controllers"],
                 self._group.start_soon,
+                lambda: not any(s.busy or s.is_freezing for s in self._sandboxes),
                 self._kept,
                 self._proxy,
                 self._policy,

@@ -54,6 +54,7 @@ class Maker:
         launcher: Launcher,
         has_memory_group: bool,
         spawn: Callable[..., Any],
+        is_quiet: Callable[[], bool],
         kept: KeptLayers,
         proxy: network.Proxy,
         policy: network.Policy,
@@ -72,7 +73,7 @@ class Maker:
         self._on_made = on_made
         self._on_closed = on_closed
         self.branching = anyio.CapacityLimiter(BRANCHES_AT_ONCE)
-        self.ahead = Ahead(spawn, self._make_ahead)
+        self.ahead = Ahead(spawn, self._make_ahead, is_quiet)
 
     async def new(self, box: str, kind: Kind, limits: Limits, layers: Layers = ()) -> NativeSandbox:
         """A new sandbox of the image's warm process. Raises LauncherError, LauncherGone, StartFailed."""
@@ -126,9 +127,9 @@ class Maker:
         sandbox = self._handle(spec.id, frozen.kind, spec.limits, frozen.layers, answer, order["token"], frozen.env)
         return sandbox, receipts.of_branch(answer.message)
 
-    async def _make_ahead(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
-        order = self._order("", frozen.kind, limits)
-        (await self.launcher.call("ahead", AHEAD_S, frozen=frozen.id, count=count, **order)).close()
+    async def _make_ahead(self, frozen: NativeFrozen, least: int, most: int, limits: Limits) -> None:
+        order = self._order("", frozen.kind, limits) | {"frozen": frozen.id, "least": least, "most": most}
+        (await self.launcher.call("ahead", AHEAD_S, None, **order)).close()
 
     def frozen_closed(self, frozen: NativeFrozen) -> None:
         self.ahead.closed(frozen)
@@ -159,6 +160,7 @@ class Maker:
         group = Group(m["version"], m["groups"]) if m["groups"] else None
         enforced, degraded = enforcement(limits, m["enforced"], m["files"])
         fds = answer.take()
+        token = m.get("token", token)  # one that was made ahead has its own
         guest, fds = (fds[:4], fds[4:]) if kind.has_guest else ([], fds)
         init_pidfd, upper, *listeners = fds
         if listeners:

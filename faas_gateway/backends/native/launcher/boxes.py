@@ -160,8 +160,37 @@ class Layer:
         return f"{self.folder}/u"
 
 
+class Guest:
+    """A guest that was forked and waits to be let go: our ends of its channel and pipes, and its pidfd."""
+
+    def __init__(self, ready: socket.socket, token: str) -> None:
+        self._ready = ready
+        self._token = token
+        self.fds: list[int] = []
+        self.said: wire.Message = {}
+        """What it says of itself: it may be hostile."""
+
+    def let_go(self, fds: list[int]) -> wire.Message:
+        """Its descriptors go to fds. Raises OSError when it has ended."""
+        wire.send(self._ready, {"go": True})
+        self._ready.close()
+        fds += self.fds
+        self.fds = []
+        return {**self.said, "token": self._token}
+
+    def close(self) -> None:
+        """One that was not let go ends."""
+        self._ready.close()
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
 class Room:
-    """Namespaces of a sandbox with nobody in them but its init; `others` are descriptors that its caller gets."""
+    """Namespaces of a sandbox with nobody in them but its init, and perhaps a guest that waits.
+
+    others: descriptors that its caller gets.
+    """
 
     def __init__(
         self,
@@ -177,9 +206,12 @@ class Room:
         self.names = names
         self.namespaces = namespaces
         self._others = others
+        self.guest: Guest | None = None
         self._order = {key: order[key] for key in _ROOM}
 
     def serves(self, order: wire.Message) -> bool:
+        if self.guest is not None and (order.get("reseed") or self.box.guest_ended()):
+            return False
         return all(order[key] == value for key, value in self._order.items()) and not self.box.ended()
 
     def take_others(self) -> list[int]:
@@ -190,6 +222,8 @@ class Room:
         for fd in (*self.namespaces, *self.take_others()):
             os.close(fd)
         self.namespaces = []
+        if self.guest is not None:
+            self.guest.close()
 
 
 class Box:
@@ -312,11 +346,10 @@ class Box:
                 wire.send(self.init, {"op": "clear", "keep": keep})
 
     def ended(self) -> bool:
-        if self.init_pidfd < 0:
-            return True
-        poll = select.poll()
-        poll.register(self.init_pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return _has_ended(self.init_pidfd)
+
+    def guest_ended(self) -> bool:
+        return _has_ended(self.guest_pidfd)
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -340,6 +373,14 @@ class Box:
             self._run.drop(layer)
         self.lowers.clear()
         return True
+
+
+def _has_ended(pidfd: int) -> bool:
+    if pidfd < 0:
+        return True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _remove_aside(folder: str, groups: Sequence[str] = ()) -> None:

@@ -89,7 +89,7 @@ class Launcher:
         elif op == "branch":
             return (yield from self._sandboxes.make(m, self._sandboxes.get(m["frozen"])))
         elif op == "ahead":
-            yield from self._sandboxes.ahead(self._sandboxes.get(m["frozen"]), m["count"], m)
+            yield from self._sandboxes.ahead(self._sandboxes.get(m["frozen"]), m)
         elif op == "keep":
             yield from self._freezer.keep(m["box"])
         elif op == "unkeep":

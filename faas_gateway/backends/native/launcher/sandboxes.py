@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import secrets
 import socket
 from collections.abc import Callable, Generator
 from typing import Any
@@ -73,12 +74,19 @@ class Sandboxes:
             room.box.rename(m["box"])
         return (yield from self._fill(room, m))
 
-    def ahead(self, frozen: boxes.Box, count: int, m: wire.Message) -> Steps:
-        """Have as many rooms for branches of a frozen sandbox ready, or as few. One fails: the others are not made."""
-        while len(frozen.rooms) > count:
+    def ahead(self, frozen: boxes.Box, m: wire.Message) -> Steps:
+        """Have m["least"] branches of a frozen sandbox ready to be let go, and m["most"] at most."""
+        while len(frozen.rooms) > m["most"]:
             yield from self._drop_room(frozen.rooms.pop())
-        while len(frozen.rooms) < count and not frozen.ending:
-            room = yield from self._room(m | {"box": f"a-{self._serial}-{frozen.made_as}"}, frozen)
+        while len(frozen.rooms) < m["least"] and not frozen.ending:
+            about = {"box": f"a-{self._serial}-{frozen.made_as}", "token": secrets.token_hex(8)}
+            room = yield from self._room(m | about, frozen)
+            try:
+                if m["guest"]:
+                    room.guest = yield from self._guest(self._made_of[room.box], room, m | about)
+            except OSError:
+                yield from self._drop_room(room)
+                raise
             if frozen.ending:
                 yield from self._drop_room(room)
             else:
@@ -125,7 +133,10 @@ class Sandboxes:
         about: wire.Message = {}
         try:
             if m["guest"]:
-                about = yield from self._guest(template, room, m, fds)
+                if room.guest is None:
+                    room.guest = yield from self._guest(template, room, m)
+                self._limit(box, m, [box.guest_pid])
+                about = room.guest.let_go(fds)
             else:
                 self._limit(box, m, [])
             fds.append(os.dup(box.init_pidfd))
@@ -203,26 +214,23 @@ class Sandboxes:
             box.next_user = made
 
     def _guest(
-        self, template: Template, room: boxes.Room, m: wire.Message, fds: list[int]
-    ) -> Generator[schedule.Wait, wire.Received, wire.Message]:
-        """Have a dormant process fork a guest into the namespaces; our ends of its pipes and its pidfd go into fds.
-
-        Returns what the guest says of itself: it may be hostile.
-        """
+        self, template: Template, room: boxes.Room, m: wire.Message
+    ) -> Generator[schedule.Wait, wire.Received, boxes.Guest]:
+        """Have a dormant process fork a guest into the namespaces, where it waits to be let go."""
         box, source = room.box, room.source
         control = template.control if source is None else source.control
         if control is None:  # it was ended while the namespaces were made
             raise OSError(3, "the process to fork from is gone")
-        with contextlib.ExitStack() as theirs:
-            ready, ready_far = wire.pair(credentials=True)
+        ready, ready_far = wire.pair(credentials=True)
+        guest = boxes.Guest(ready, m["token"])
+        try:
             channel, channel_far = socket.socketpair()
-            theirs.callback(ready.close)
             far = [channel_far.detach(), 0, 0, ready_far.detach()]
-            fds.append(channel.detach())
+            guest.fds.append(channel.detach())
             for number in (1, 2):
                 read, far[number] = os.pipe2(os.O_CLOEXEC)
-                fds.append(read)
-            _widen(fds[1])
+                guest.fds.append(read)
+            _widen(guest.fds[1])
             order: dict[str, Any] = {"op": "fork", "box": box.made_as, "token": m["token"]}
             order["namespaces"] = room.names
             if source is None:
@@ -242,10 +250,12 @@ class Sandboxes:
             box.adopt_guest(received.pid)
             if not processes.is_in_tree(received.pid, os.fstat(room.namespaces[room.names.index("mnt")]).st_ino):
                 raise OSError(1, "another process than the new guest answered")
-            fds.append(os.dup(box.guest_pidfd))
-            self._limit(box, m, [received.pid])
-            wire.send(ready, {"go": True})
-            return {"receipt": said.get("receipt"), "at": said.get("at")}
+            guest.fds.append(os.dup(box.guest_pidfd))
+            guest.said = {"receipt": said.get("receipt"), "at": said.get("at")}
+        except OSError:
+            guest.close()
+            raise
+        return guest
 
     def _limit(self, box: boxes.Box, m: wire.Message, guests: list[int]) -> None:
         """Put the sandbox's processes under its limits, before any of the user's code runs."""
