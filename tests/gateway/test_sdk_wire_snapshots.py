@@ -121,7 +121,9 @@ def test_one_branch_is_an_execution_and_several_are_a_list(client: SyncFaaSClien
 
 
 def test_branches_that_cannot_be_made_do_not_take_the_others_along(client: SyncFaaSClient, server: WireServer):
-    with pytest.raises(errors.BranchError, match="3 of 5 branches could not be made; the 2 that could be stay open") as caught:
+    with pytest.raises(
+        errors.BranchError, match="3 of 5 branches could not be made; the 2 that could be stay open"
+    ) as caught:
         client.snapshots.restore("full", branch_count=5)
     assert [branch.branch_index for branch in caught.value.branches] == [0, 1]
     assert caught.value.branches[1].execute("print 1").stdout == "line 0\n"

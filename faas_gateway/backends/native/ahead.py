@@ -16,7 +16,8 @@ from faas_gateway.backends.base import Limits, StartFailed
 if TYPE_CHECKING:
     from faas_gateway.backends.native.frozen import NativeFrozen
 
-FIRST, MOST = 8, 100
+FIRST, FURTHER, MOST = 8, 1, 100
+LAST = 4
 EACH_BYTES = 16 << 20
 """A branch and its init take less: so much of the machine's free memory has to be there for each, ten times over."""
 QUIET_S = 0.2
@@ -38,27 +39,28 @@ class Ahead:
         self._make = make
         self._is_quiet = is_quiet
         self._wishes: dict[NativeFrozen, int] = {}
-        self._fresh: NativeFrozen | None = None
+        self._fresh: list[NativeFrozen] = []
         self._number = 0
         self._noisy_at = 0.0
 
     def frozen(self, frozen: NativeFrozen, limits: Limits) -> None:
-        """A snapshot was taken; who branches will likely branch this one."""
-        before, self._fresh = self._fresh, frozen
-        if before is not None:
-            self._wish(before, 0, limits)
-        self._wish(frozen, FIRST, limits)
+        """A snapshot was taken, which may be branched next. Where one follows the other, as checkpoints do, few are:
+        then one branch each of the last ones is enough.
+        """
+        first = FIRST if not self._fresh else FURTHER
+        for older in self._fresh[: max(0, len(self._fresh) + 1 - LAST)]:
+            self._wish(older, 0, limits)
+        self._fresh = [*self._fresh, frozen][-LAST:]
+        self._wish(frozen, first, limits)
 
     def branched(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
         """Branches were made of a snapshot."""
-        if self._fresh is frozen:
-            self._fresh = None
+        self._fresh = [other for other in self._fresh if other is not frozen]
         self._wish(frozen, min(count, MOST), limits)
 
     def closed(self, frozen: NativeFrozen) -> None:
         self._wishes.pop(frozen, None)
-        if self._fresh is frozen:
-            self._fresh = None
+        self._fresh = [other for other in self._fresh if other is not frozen]
 
     def _wish(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
         self._number += 1
