@@ -97,7 +97,10 @@ def _settle(folder: Path) -> None:
     for path in _walk(folder):
         st = path.lstat()
         if owner >= 0:
-            os.chown(path, owner, owner, follow_symlinks=False)
+            try:
+                os.chown(path, owner, owner, follow_symlinks=False)
+            except OSError:  # no such user in our user namespace: sandboxes cannot be that one either
+                owner = -1
         if path.is_symlink():
             continue
         wanted = (st.st_mode | 0o444 | (0o111 if st.st_mode & 0o100 else 0)) & 0o7755
