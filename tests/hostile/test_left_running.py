@@ -27,7 +27,8 @@ def test_code_that_ends_the_gateways_helpers_hurts_itself_only(ring: Ring) -> No
             lambda: victim.execution.files.read("x"),
             lambda: victim.execution.files.list("."),
         ):
-            with contextlib.suppress(errors.FileError, errors.UnknownFileError):
+            # the last: a transfer that had begun breaks off
+            with contextlib.suppress(errors.FileError, errors.UnknownFileError, errors.ConnectionLostError):
                 call()
         result = victim.execution.run(["true"], timeout=5)
         assert result.error is None or result.error.code in ("killed", "exit_code", "timeout")
