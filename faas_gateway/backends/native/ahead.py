@@ -1,6 +1,6 @@
 """Branches of a snapshot forked ahead: the next ones asked for are then only let go.
 
-As many as were asked for last, since who branches a snapshot once often does so again, for a while; and some for a
+As many as were asked for lately, since who branches a snapshot once often does so again, for a while; and some for a
 snapshot that was just taken. They wait before any of the user's code runs, and are made while nothing else is done.
 """
 
@@ -25,6 +25,7 @@ QUIET_S = 0.2
 PATIENCE_S = 30.0
 STEP = 4
 HELD_S, LET_GO_S = 20.0, 100.0
+LATELY_S = 60.0
 
 Make = Callable[["NativeFrozen", int, int, Limits], Awaitable[None]]
 """Of which snapshot, how many at least and at most, and their limits."""
@@ -40,6 +41,8 @@ class Ahead:
         self._is_quiet = is_quiet
         self._wishes: dict[NativeFrozen, int] = {}
         self._fresh: list[NativeFrozen] = []
+        self._asked: dict[NativeFrozen, list[tuple[float, int]]] = {}
+        """When how many branches were asked for."""
         self._number = 0
         self._noisy_at = 0.0
 
@@ -56,10 +59,14 @@ class Ahead:
     def branched(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
         """Branches were made of a snapshot."""
         self._fresh = [other for other in self._fresh if other is not frozen]
-        self._wish(frozen, min(count, MOST), limits)
+        now = anyio.current_time()
+        lately = [(at, n) for at, n in self._asked.get(frozen, []) if now - at < LATELY_S]
+        self._asked[frozen] = [*lately, (now, count)]
+        self._wish(frozen, min(max(n for _, n in self._asked[frozen]), MOST), limits)
 
     def closed(self, frozen: NativeFrozen) -> None:
         self._wishes.pop(frozen, None)
+        self._asked.pop(frozen, None)
         self._fresh = [other for other in self._fresh if other is not frozen]
 
     def _wish(self, frozen: NativeFrozen, count: int, limits: Limits) -> None:
@@ -73,7 +80,7 @@ class Ahead:
             for made in (*range(STEP, count, STEP), count):
                 if count and not await self._quiet():
                     break
-                if not await self._set(frozen, made, count, limits, number):
+                if not await self._set(frozen, made, MOST if count else 0, limits, number):
                     return
             if count:
                 await anyio.sleep(HELD_S)
