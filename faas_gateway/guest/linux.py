@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import select
 import signal
 import socket
 import struct
@@ -215,6 +216,13 @@ def _set_capabilities(effective: int, permitted: int) -> None:
     low, high = 0xFFFFFFFF, 32
     data = (effective & low, permitted & low, 0, effective >> high, permitted >> high, 0)
     _check("capset", _libc.capset(header, struct.pack("6I", *data)))
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended: then it is readable (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def set_last_pid(pid: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import signal
 
 import anyio
@@ -31,13 +30,6 @@ async def close_box(launcher: Launcher, box: str) -> None:
                 await anyio.sleep(BUSY_S)
             else:
                 return
-
-
-def is_readable(fd: int) -> bool:
-    """For a pidfd: its process has ended."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def out_of_memory(limits: Limits) -> Ended:

@@ -25,10 +25,11 @@ from faas_gateway.backends.base import (
     UnknownVariable,
 )
 from faas_gateway.backends.native import receipts, transfer
-from faas_gateway.backends.native.endings import is_readable, signal_group
+from faas_gateway.backends.native.endings import signal_group
 from faas_gateway.backends.native.pump import Channel, Output, Pipe
 from faas_gateway.backends.native.session import STATUS_S, NativeSandbox
 from faas_gateway.backends.native.unwrap import single_error
+from faas_gateway.guest import linux
 
 QUEUE_CHUNKS = 16
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20
@@ -136,7 +137,7 @@ class PythonSandbox(NativeSandbox):
             self.finish(self._doom or self.cause(self._status))
 
     def _has_exited(self) -> bool:
-        return self._guest_pidfd < 0 or is_readable(self._guest_pidfd)
+        return self._guest_pidfd < 0 or linux.has_ended(self._guest_pidfd)
 
     def on_end(self, ended: Ended) -> None:
         for pipe in self._pipes:

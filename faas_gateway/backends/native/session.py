@@ -33,10 +33,10 @@ from faas_gateway.backends.base import (
     Usage,
 )
 from faas_gateway.backends.native.agents import AgentGone, Agents, Script
-from faas_gateway.backends.native.endings import CLOSE_S, close_box, how_it_died, is_readable, out_of_memory
+from faas_gateway.backends.native.endings import CLOSE_S, close_box, how_it_died, out_of_memory
 from faas_gateway.backends.native.launcher.cgroups import Group
 from faas_gateway.backends.native.link import LauncherError
-from faas_gateway.guest import framing
+from faas_gateway.guest import framing, linux
 
 if TYPE_CHECKING:
     from faas_gateway.backends.native.frozen import NativeFrozen
@@ -245,7 +245,7 @@ class NativeSandbox(Sandbox, ABC):
 
     def look_again(self) -> None:
         """See what happened while a freeze that came to nothing was under way."""
-        if self._init_pidfd >= 0 and is_readable(self._init_pidfd):
+        if self._init_pidfd >= 0 and linux.has_ended(self._init_pidfd):
             self._init_exited()
 
     def give_guest(self) -> int:

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import select
 import signal
 import socket
 import time
@@ -346,10 +345,10 @@ class Box:
                 wire.send(self.init, {"op": "clear", "keep": keep})
 
     def ended(self) -> bool:
-        return _has_ended(self.init_pidfd)
+        return self.init_pidfd < 0 or linux.has_ended(self.init_pidfd)
 
     def guest_ended(self) -> bool:
-        return _has_ended(self.guest_pidfd)
+        return self.guest_pidfd < 0 or linux.has_ended(self.guest_pidfd)
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -373,14 +372,6 @@ class Box:
             self._run.drop(layer)
         self.lowers.clear()
         return True
-
-
-def _has_ended(pidfd: int) -> bool:
-    if pidfd < 0:
-        return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _remove_aside(folder: str, groups: Sequence[str] = ()) -> None:

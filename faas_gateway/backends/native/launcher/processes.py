@@ -46,13 +46,9 @@ def kill_in_tree(tree: int) -> bool:
 def _in_tree(tree: int) -> list[int]:
     found: list[int] = []
     for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            if os.stat(f"/proc/{entry.name}/ns/mnt").st_ino == tree and _is_alive(entry.name):
+        with contextlib.suppress(OSError):  # it has just ended
+            if entry.name.isdigit() and is_in_tree(int(entry.name), tree) and _is_alive(entry.name):
                 found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended, or is not of ours
     return found
 
 
