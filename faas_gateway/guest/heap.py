@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 
+from . import mappings
+
 _libc = ctypes.CDLL(None)
 _MADV_COLLAPSE = 25
 """Linux 6.1; refused by older kernels, and where there is no room: then all stays as it is (madvise(2))."""
@@ -17,13 +19,10 @@ _HUGE = 2 << 20
 def collapse() -> int:
     """Put private anonymous memory into huge pages; takes some milliseconds a megabyte. Returns bytes."""
     done = 0
-    with open("/proc/self/maps") as f:
-        areas = [line.split() for line in f]
-    for area, mode, _offset, _device, inode, *name in areas:
-        if mode != "rw-p" or inode != "0" or (name and name[0] != "[heap]"):
+    for area in mappings.areas():
+        if area.mode != "rw-p" or area.inode or area.name not in (b"", b"[heap]"):
             continue
-        start, _, end = area.partition("-")
-        low, high = -(-int(start, 16) // _HUGE) * _HUGE, int(end, 16) // _HUGE * _HUGE
+        low, high = -(-area.start // _HUGE) * _HUGE, area.end // _HUGE * _HUGE
         if high > low and _libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _MADV_COLLAPSE) == 0:
             done += high - low
     return done

@@ -8,27 +8,19 @@ relocations that cannot be written, protects a program from its input; here the 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
-from . import runtimes
+from . import mappings, runtimes
+from .mappings import Area
 
 _libc = ctypes.CDLL(None)
 _READ, _WRITE, _EXECUTE = 1, 2, 4
-_seen = -1
+_seen: list[str] = []
 
 
-@dataclass
-class _Segment:
-    start: int
-    end: int
-    mode: str
-    offset: int
-    file: tuple[str, str]
-
-    def goes_on_in(self, other: _Segment) -> bool:
-        """The other one is next to it in memory and in the same file."""
-        near = self.end == other.start and self.offset + self.end - self.start == other.offset
-        return near and self.file == other.file
+def _goes_on_in(area: Area, other: Area) -> bool:
+    """The other one is next to it in memory and in the same file."""
+    near = area.end == other.start and area.offset + area.end - area.start == other.offset
+    return near and (area.device, area.inode) == (other.device, other.inode)
 
 
 def merge() -> int:
@@ -37,17 +29,17 @@ def merge() -> int:
     A mapping that the kernel does not let us change stays as it is.
     """
     global _seen
-    loaded = len(runtimes.libraries())
-    if loaded == _seen:
+    loaded = runtimes.libraries()
+    if loaded is _seen:
         return 0
     _seen = loaded
-    segments = _segments()
+    segments = [area for area in mappings.areas() if area.inode]
     changed = 0
     for at, segment in enumerate(segments):
         if segment.mode != "r--p":
             continue
-        before = segments[at - 1] if at and segments[at - 1].goes_on_in(segment) else None
-        after = segments[at + 1] if at + 1 < len(segments) and segment.goes_on_in(segments[at + 1]) else None
+        before = segments[at - 1] if at and _goes_on_in(segments[at - 1], segment) else None
+        after = segments[at + 1] if at + 1 < len(segments) and _goes_on_in(segment, segments[at + 1]) else None
         if after is not None and after.mode == "rw-p":
             wanted = _READ | _WRITE
         elif "r-xp" in (before and before.mode, after and after.mode):
@@ -57,15 +49,3 @@ def merge() -> int:
         size = ctypes.c_size_t(segment.end - segment.start)
         changed += _libc.mprotect(ctypes.c_void_p(segment.start), size, wanted) == 0
     return changed
-
-
-def _segments() -> list[_Segment]:
-    """Private mappings of files (proc(5))."""
-    found: list[_Segment] = []
-    with open("/proc/self/maps") as f:
-        for line in f:
-            area, mode, offset, device, inode, *_ = line.split(None, 5)
-            if inode != "0":
-                start, _, end = area.partition("-")
-                found.append(_Segment(int(start, 16), int(end, 16), mode, int(offset, 16), (device, inode)))
-    return found

@@ -18,7 +18,7 @@ _QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), linux/fs.h
 _FIELDS = struct.Struct("=9Q4I2Q")
 _SHARED, _COVERING_OR_NEXT = 0x08, 0x10
 _NAME_BYTES = 4096
-_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (..[-x])s ([0-9a-f]+) \S+ (\d+) *(.*)$", re.MULTILINE)
+_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE)
 _DELETED = " (deleted)"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,13 +78,35 @@ def _queried(fd: int) -> list[Mapping]:
         address = end
 
 
-def _read() -> list[Mapping]:
+@dataclass(frozen=True)
+class Area:
+    """One line of /proc/self/maps (proc_pid_maps(5)); a name may be any bytes."""
+
+    start: int
+    end: int
+    mode: str
+    offset: int
+    device: bytes
+    inode: int
+    name: bytes
+
+
+def areas() -> list[Area]:
+    """All of this process's mappings, in the order of their addresses."""
     with open("/proc/self/maps", "rb") as f:
         text = f.read()
+    return [
+        Area(int(start, 16), int(end, 16), mode.decode(), int(offset, 16), device, int(inode), name)
+        for start, end, mode, offset, device, inode, name in _LINE.findall(text)
+    ]
+
+
+def _read() -> list[Mapping]:
     found: list[Mapping] = []
-    for start, end, letters, offset, inode, name in _LINE.findall(text):
-        prot = sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in letters)
-        found.append(_mapping(int(start, 16), int(end, 16), prot, int(offset, 16), int(inode), name))
+    for area in areas():
+        if area.mode[3] == "s":
+            prot = sum(bit for bit, letter in ((1, "r"), (2, "w"), (4, "x")) if letter in area.mode)
+            found.append(_mapping(area.start, area.end, prot, area.offset, area.inode, area.name))
     return found
 
 

@@ -99,7 +99,7 @@ def _revive(
     if birth.order["reseed"]:
         receipt["reseeded"] = carry.reseed(namespace)
     birth.give_up_rights()
-    receipt["lost"] = [*receipt.get("lost", []), *lost]
+    receipt["lost"] += lost
     birth.report({"receipt": {key: value[:100] for key, value in receipt.items()}, "at": monotonic()})
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from .descriptions import Description
 
 _PIPE_SIZE_SET, _PIPE_SIZE_GET = 1031, 1032
-_SEALS_ADD, _SEALS_GET, _SEAL_SEAL = 1033, 1034, 1
+_SEALS_ADD, _SEALS_GET = 1033, 1034
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _SPLICE_NONBLOCK = 2
 _EFD_SEMAPHORE = 1

@@ -125,11 +125,11 @@ class Session:
             reply = await self._execute(m)
             self._send({"type": "reply", "id": m["id"], **reply})
         elif kind == "park":
-            self._park(m)
+            self._park()
         else:
             self._answer(kind, m)
 
-    def _park(self, m: dict[str, Any]) -> None:
+    def _park(self) -> None:
         """Go dormant, and on in a child: whose channel is then ours. Answered when nothing came of it."""
         with socket.socket(fileno=framing.receive_fds(self._channel, 1)[0]) as control:
             try:
