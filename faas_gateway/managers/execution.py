@@ -199,8 +199,9 @@ class LiveExecution:
         """Go on in another sandbox: only while it stands still, and open."""
         self._touch()
         self._notes = [*self.terms.notes, *sandbox.degraded]
-        old = await self.slot.replace(sandbox)
-        self._spawn(lambda: self._close_sandbox(old))
+        old = self.slot.sandbox
+        self._spawn(lambda: self._close_sandbox(old))  # first: the session may be over once the next line has waited
+        await self.slot.replace(sandbox)
 
     def checkpoint_start(self) -> None:
         """Make the state before any request one to be rewound to; called before anybody can send one."""

@@ -72,13 +72,11 @@ class SandboxSlot:
             raise DeadlineError(f"Freezing the session took longer than {deadline_s:g} s; it was ended.")
         return frozen
 
-    async def replace(self, sandbox: Sandbox) -> Sandbox:
+    async def replace(self, sandbox: Sandbox) -> None:
         """Put another sandbox in place of this one, which the caller closes. Not to be cancelled."""
-        old = self._sandbox
         self._put(sandbox)
         with anyio.CancelScope(shield=True):
             await self._share_doom()
-        return old
 
     def _put(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

@@ -215,11 +215,14 @@ class SnapshotRegistry:
         await anyio.to_thread.run_sync(_remove_folder, self.folder(held))
 
     async def _drop_layers(self, held: HeldSnapshot) -> None:
+        kept = [layer for layer in held.layers if layer in self._kept_layers]
+        if not kept:
+            return
         needed = {layer for other in self._held.values() for layer in other.layers}
-        unneeded = [layer for layer in held.layers if layer in self._kept_layers and layer not in needed]
-        self._kept_layers.difference_update(unneeded)
+        unneeded = [layer for layer in kept if layer not in needed]
         if not unneeded:
             return
+        self._kept_layers.difference_update(unneeded)
         try:
             with anyio.move_on_after(CLOSE_DEADLINE_S):
                 await self._backend.drop_layers(unneeded)
